@@ -1,0 +1,1 @@
+//! Short-lived proofs that the homeserver mints and the media plane verifies: TURN REST credentials and LiveKit access tokens.

@@ -1,0 +1,1 @@
+//! The Matrix homeserver: client API, rooms, sync, media repository and calls.

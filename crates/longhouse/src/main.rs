@@ -1,0 +1,3 @@
+//! The `longhouse` process.
+
+fn main() {}

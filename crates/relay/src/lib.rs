@@ -1,0 +1,1 @@
+//! A STUN/TURN relay. Knows no Matrix and no database.

@@ -1,0 +1,1 @@
+//! A selective forwarding unit that speaks LiveKit's client protocol. Knows no Matrix and no database.

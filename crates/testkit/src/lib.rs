@@ -1,0 +1,1 @@
+//! What tests share: a clock, both databases, a lossy network. A development dependency only.
