@@ -1,1 +1,2 @@
 //! Short-lived proofs that the homeserver mints and the media plane verifies: TURN REST credentials and LiveKit access tokens.
+pub mod livekit;
