@@ -1,1 +1,29 @@
-//! Everything that survives a restart. The only crate that knows SQL; one text for SQLite and PostgreSQL.
+//! Everything that survives a restart. The only crate that knows SQL.
+//!
+//! [`Store`] is a cheap handle. Reads borrow a [`Conn`] with [`Store::read`]; writes are closures
+//! given to [`Store::write`] or [`Store::write_at`], which answer once the transaction is durable.
+//! One SQL text serves SQLite and PostgreSQL (`$1` placeholders, the subset both engines share);
+//! what differs is a token that [`Dialect`] expands.
+//!
+//! What this crate must not know: Matrix rules, HTTP, and the clock.
+
+#[macro_use]
+mod macros;
+
+mod config;
+mod conn;
+mod error;
+mod migrate;
+mod positions;
+mod server_values;
+mod store;
+mod writer;
+
+pub use config::Config;
+pub use conn::{Conn, Dialect, list};
+pub use error::{Error, OpenError};
+pub use positions::{Positions, Reservation};
+pub use store::Store;
+
+/// What a job given to [`Store::write`] returns.
+pub use futures_util::future::BoxFuture;
