@@ -1,3 +1,64 @@
-//! The `longhouse` process.
+//! The `longhouse` process: command line, configuration, listeners, wiring and shutdown. No protocol logic: what is
+//! true about Matrix, TURN or LiveKit lives in the crates this one connects.
 
-fn main() {}
+mod cli;
+mod config;
+mod http;
+mod logging;
+mod serve;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command, ConfigCommand};
+use config::{Config, Overrides, reference};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            // Standard error may be closed; there is nowhere left to say so.
+            let _ = writeln!(std::io::stderr(), "longhouse: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let overrides = Overrides {
+        file: cli.options.config,
+        server_name: cli.options.server_name,
+        data_dir: cli.options.data,
+    };
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::run(Config::load(&overrides)?)?,
+        Command::Config(ConfigCommand::Generate) => {
+            let name = overrides
+                .server_name
+                .as_deref()
+                .ok_or("config generate needs --server-name NAME")?;
+            config::check_server_name(name)?;
+            print(&reference::generate(name))?;
+        }
+        Command::Config(ConfigCommand::Check) => match Config::load(&overrides) {
+            Ok(config) => print(&format!("the configuration of {} is valid\n", config.server_name))?,
+            Err(error) => {
+                writeln!(std::io::stderr(), "{error}")?;
+                return Ok(ExitCode::FAILURE);
+            }
+        },
+        Command::Version => print(&format!("longhouse {}\n", env!("CARGO_PKG_VERSION")))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes to standard output; a reader that went away (`| head`) is not an error.
+fn print(text: &str) -> std::io::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,438 @@
+//! The configuration: reads it from every layer, parses it into final types and checks what only holds across sections.
+//! Each crate owns the meaning and the defaults of its own section; this module owns the sections of the process.
+
+pub(crate) mod error;
+pub(crate) mod reference;
+mod source;
+pub(crate) mod units;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use error::{ConfigError, Fault, Place};
+pub(crate) use source::Sources;
+
+/// Where a file is looked for when none is named.
+const DEFAULT_FILES: &[&str] = &["longhouse.toml", "/etc/longhouse/longhouse.toml"];
+
+/// Everything the process is told, in final types.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The name in every identifier this server issues (Matrix appendices, server name grammar).
+    pub(crate) server_name: String,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) listen: Listen,
+    pub(crate) log: Log,
+    pub(crate) metrics: Metrics,
+    pub(crate) web: Web,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server_name: "localhost".to_owned(),
+            data_dir: PathBuf::from("./data"),
+            listen: Listen::default(),
+            log: Log::default(),
+            metrics: Metrics::default(),
+            web: Web::default(),
+        }
+    }
+}
+
+/// Where HTTP is answered, and how much of it at once.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Listen {
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) public_url: Option<PublicUrl>,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) max_connections: usize,
+    #[serde(deserialize_with = "units::duration")]
+    pub(crate) header_timeout: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    pub(crate) idle_timeout: Duration,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            addresses: vec![SocketAddr::from(([127, 0, 0, 1], 8008))],
+            public_url: None,
+            trusted_proxies: vec![
+                IpNet::new(IpAddr::from([127, 0, 0, 0]), 8).expect("8 is a valid prefix of an IPv4 address"),
+                IpNet::from(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
+            ],
+            max_connections: 16_384,
+            header_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(90),
+        }
+    }
+}
+
+/// An `http` or `https` address without path, query or trailing slash.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct PublicUrl(String);
+
+impl TryFrom<String> for PublicUrl {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not an address like \"https://matrix.example.org\"");
+        let uri: http::Uri = text.trim_end_matches('/').parse().map_err(|_| wrong())?;
+        let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            return Err(wrong());
+        };
+        if uri.query().is_some() || uri.path() != "/" {
+            return Err(format!(
+                "`{text}` must not have a path: the standards fix the paths below the host"
+            ));
+        }
+        Ok(Self(format!("{scheme}://{authority}")))
+    }
+}
+
+impl fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How the process reports what it does.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    pub(crate) format: LogFormat,
+    pub(crate) filter: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Text,
+            filter: "info".to_owned(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Prometheus, on a listener of its own so that a public address never shows it by accident.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Metrics {
+    pub(crate) enabled: bool,
+    pub(crate) address: SocketAddr,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            address: SocketAddr::from(([127, 0, 0, 1], 9108)),
+        }
+    }
+}
+
+/// The page at `/`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Web {
+    pub(crate) enabled: bool,
+}
+
+impl Default for Web {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+/// What the command line says about the configuration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overrides {
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) server_name: Option<String>,
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads file, environment and command line; answers with every fault that could be found at once.
+    pub(crate) fn load(overrides: &Overrides) -> Result<Self, ConfigError> {
+        Self::read(&gather(overrides)?)
+    }
+
+    fn read(sources: &Sources) -> Result<Self, ConfigError> {
+        let (config, locator): (Self, _) = source::read(sources)?;
+        let faults = config.faults(|path| locator.place(path));
+        if faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError(faults))
+        }
+    }
+
+    /// What the types alone cannot refuse.
+    fn faults(&self, place: impl Fn(&str) -> Place) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if let Err(cause) = check_server_name(&self.server_name) {
+            faults.push(
+                Fault::new(place("server_name"), cause)
+                    .advise("write a host name such as \"example.org\", without https://"),
+            );
+        }
+        if self.listen.addresses.is_empty() {
+            faults.push(
+                Fault::new(place("listen.addresses"), "`listen.addresses` is empty")
+                    .advise("name at least one address, for instance \"127.0.0.1:8008\""),
+            );
+        }
+        if self.listen.max_connections == 0 {
+            faults.push(Fault::new(
+                place("listen.max_connections"),
+                "`listen.max_connections` must be at least 1",
+            ));
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.filter) {
+            faults.push(
+                Fault::new(place("log.filter"), format!("`log.filter`: {error}")).advise(
+                    "write a level (error, warn, info, debug, trace), optionally per module: \"info,relay=debug\"",
+                ),
+            );
+        }
+        faults
+    }
+
+    /// The address clients use, without a trailing slash.
+    pub(crate) fn public_url(&self) -> String {
+        if let Some(url) = &self.listen.public_url {
+            return url.to_string();
+        }
+        let host = host_of(&self.server_name);
+        let is_local = host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        if !is_local {
+            return format!("https://{}", self.server_name);
+        }
+        match self.listen.addresses.first() {
+            Some(address) if address.ip().is_unspecified() => format!("http://{host}:{}", address.port()),
+            Some(address) => format!("http://{address}"),
+            None => format!("http://{host}"),
+        }
+    }
+}
+
+fn gather(overrides: &Overrides) -> Result<Sources, ConfigError> {
+    let path = match &overrides.file {
+        Some(path) => Some(path.clone()),
+        None => DEFAULT_FILES
+            .iter()
+            .map(Path::new)
+            .find(|path| path.exists())
+            .map(Path::to_owned),
+    };
+    let file = match path {
+        Some(path) => {
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                Fault::new(Place::Nowhere, format!("cannot read {}: {error}", path.display()))
+                    .advise("`longhouse config generate --server-name NAME` prints a working file")
+            })?;
+            Some((path, text))
+        }
+        None => None,
+    };
+    let mut arguments = Vec::new();
+    if let Some(name) = &overrides.server_name {
+        arguments.push(("--server-name", "server_name", name.clone()));
+    }
+    if let Some(data) = &overrides.data_dir {
+        arguments.push(("--data", "data_dir", data.display().to_string()));
+    }
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    Ok(Sources {
+        file,
+        environment,
+        arguments,
+    })
+}
+
+/// The host of a server name, without its port; an IPv6 literal keeps its brackets.
+pub(crate) fn host_of(server_name: &str) -> &str {
+    match server_name.rsplit_once(':') {
+        Some((host, port)) if port.chars().all(|c| c.is_ascii_digit()) && !host.is_empty() => host,
+        _ => server_name,
+    }
+}
+
+/// Spec: appendices, server name grammar.
+pub(crate) fn check_server_name(name: &str) -> Result<(), String> {
+    let host = host_of(name);
+    let port = name[host.len()..].strip_prefix(':');
+    let host_ok = match host.strip_prefix('[') {
+        Some(rest) => rest
+            .strip_suffix(']')
+            .is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok()),
+        None => {
+            !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+        }
+    };
+    let port_ok = port.is_none_or(|port| port.parse::<u16>().is_ok());
+    if name.len() > 230 {
+        return Err("the server name is longer than 230 characters".to_owned());
+    }
+    if host_ok && port_ok {
+        Ok(())
+    } else {
+        Err(format!("`{name}` is not a server name"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        Config::read(&Sources {
+            file: Some((PathBuf::from("l.toml"), text.to_owned())),
+            ..Sources::default()
+        })
+    }
+
+    #[test]
+    fn the_reference_file_shows_the_defaults() {
+        let shown = read(&reference::uncommented()).expect("the reference file is valid");
+        assert_eq!(format!("{shown:#?}"), format!("{:#?}", Config::default()));
+        let silent = read(reference::REFERENCE).expect("the reference file is valid");
+        assert_eq!(format!("{silent:#?}"), format!("{:#?}", Config::default()));
+    }
+
+    /// The deserializer names the keys it expects: they must be the documented ones.
+    #[test]
+    fn the_reference_file_is_complete() {
+        let sections = std::iter::once("").chain(reference::sections());
+        for section in sections {
+            let text = if section.is_empty() {
+                "zzz = 1".to_owned()
+            } else {
+                format!("[{section}]\nzzz = 1")
+            };
+            let error = toml::from_str::<Config>(&text)
+                .expect_err("zzz is no key")
+                .message()
+                .to_owned();
+            let expected: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+            assert!(!expected.is_empty(), "{error}");
+            for key in expected {
+                let is_section = section.is_empty() && reference::sections().any(|section| section == key);
+                assert!(
+                    is_section || reference::find(section, key).is_some(),
+                    "`{section}.{key}` is not documented"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn examples_are_valid() {
+        for key in reference::keys().iter().filter(|key| !key.has_default) {
+            let header = if key.section.is_empty() {
+                String::new()
+            } else {
+                format!("[{}]\n", key.section)
+            };
+            read(&format!("{header}{} = {}\n", key.name, key.shown)).expect("an example is a valid setting");
+        }
+    }
+
+    #[test]
+    fn generated_files_start() {
+        let config = read(&reference::generate("example.org")).expect("valid");
+        assert_eq!(config.server_name, "example.org");
+    }
+
+    #[test]
+    fn faults_across_the_types_are_found() {
+        for (text, expected) in [
+            (
+                "server_name = \"https://example.org\"",
+                "l.toml:1:15: `https://example.org` is not a server name",
+            ),
+            ("server_name = \"\"", "is not a server name"),
+            ("[listen]\naddresses = []", "l.toml:2:13: `listen.addresses` is empty"),
+            ("[listen]\nmax_connections = 0", "must be at least 1"),
+            ("[log]\nfilter = \"a=b=c\"", "l.toml:2:10: `log.filter`"),
+            (
+                "[log]\nformat = \"xml\"",
+                "unknown variant `xml`, expected `text` or `json`",
+            ),
+            ("[listen]\nidle_timeout = \"5 parsecs\"", "is not a duration"),
+            ("[listen]\npublic_url = \"https://a/b\"", "must not have a path"),
+            ("[listen]\npublic_url = \"a.org\"", "is not an address like"),
+        ] {
+            let shown = read(text).expect_err(text).to_string();
+            assert!(shown.contains(expected), "{text}: {shown}");
+        }
+    }
+
+    #[test]
+    fn public_urls_follow_from_the_name() {
+        for (text, expected) in [
+            ("", "http://127.0.0.1:8008"),
+            ("server_name = \"example.org\"", "https://example.org"),
+            ("server_name = \"example.org:8448\"", "https://example.org:8448"),
+            (
+                "server_name = \"10.0.0.5\"\n[listen]\naddresses = [\"0.0.0.0:80\"]",
+                "http://10.0.0.5:80",
+            ),
+            (
+                "server_name = \"a.org\"\n[listen]\npublic_url = \"https://m.a.org/\"",
+                "https://m.a.org",
+            ),
+        ] {
+            assert_eq!(read(text).expect("valid").public_url(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn server_names_follow_the_grammar() {
+        for name in [
+            "example.org",
+            "localhost",
+            "a-b.c:8448",
+            "1.2.3.4",
+            "1.2.3.4:80",
+            "[::1]",
+            "[2001:db8::1]:443",
+        ] {
+            assert_eq!(check_server_name(name), Ok(()), "{name}");
+        }
+        for name in [
+            "",
+            ":80",
+            "a_b",
+            "a b",
+            "example.org:99999",
+            "[::g]",
+            "ex/ample",
+            "müller.de",
+            "a:b",
+        ] {
+            assert!(check_server_name(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What every request gets: the client's address behind trusted proxies, a span, latency figures. Logs the route
+//! pattern, never the path or the query, which may carry tokens and names.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::HeaderMap;
+use ipnet::IpNet;
+use tracing::Instrument;
+
+/// Networks whose forwarding headers are believed.
+#[derive(Debug, Clone)]
+pub(crate) struct TrustedProxies(pub(crate) Arc<[IpNet]>);
+
+impl TrustedProxies {
+    fn contains(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.0.iter().any(|net| net.contains(&ip))
+    }
+
+    /// The rightmost address in `X-Forwarded-For` that is not a trusted proxy: everything left of it is what that
+    /// address claims, and may be forged.
+    fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> SocketAddr {
+        let mut client = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        if !self.contains(peer.ip()) {
+            return client;
+        }
+        let hops: Vec<&str> = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(str::trim)
+            .collect();
+        for hop in hops.into_iter().rev() {
+            let Some(ip) = forwarded_ip(hop) else { break };
+            client = SocketAddr::new(ip, 0);
+            if !self.contains(ip) {
+                break;
+            }
+        }
+        client
+    }
+}
+
+/// An address as proxies write it: bare, or with a port.
+fn forwarded_ip(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+        .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
+        .map(|ip| ip.to_canonical())
+}
+
+/// Middleware around every route: replaces the peer address by the client's, opens the span, measures.
+pub(crate) async fn trace(State(proxies): State<TrustedProxies>, mut request: Request, next: Next) -> Response {
+    let started = std::time::Instant::now();
+    if let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<SocketAddr>>().copied() {
+        let client = proxies.client(peer, request.headers());
+        request.extensions_mut().insert(ConnectInfo(client));
+    }
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("(no route)", MatchedPath::as_str).to_owned();
+    let method = request.method().clone();
+    let span = tracing::info_span!("request", %method, route);
+    let response = next.run(request).instrument(span.clone()).await;
+    let latency = started.elapsed();
+    let status = response.status().as_u16();
+    span.in_scope(|| {
+        let latency_ms = latency.as_millis() as u64;
+        if response.status().is_server_error() {
+            tracing::warn!(status, latency_ms, "answered");
+        } else {
+            tracing::debug!(status, latency_ms, "answered");
+        }
+    });
+    let labels = [
+        ("method", method.to_string()),
+        ("route", route),
+        ("status", status.to_string()),
+    ];
+    metrics::histogram!("longhouse_http_request_seconds", &labels).record(latency.as_secs_f64());
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_trusted_proxies_name_the_client() {
+        let proxies =
+            TrustedProxies(vec!["127.0.0.0/8".parse().expect("net"), "10.0.0.0/8".parse().expect("net")].into());
+        for (peer, headers, expected) in [
+            ("203.0.113.9:5", &["198.51.100.7"][..], "203.0.113.9"),
+            ("127.0.0.1:5", &[], "127.0.0.1"),
+            ("127.0.0.1:5", &["198.51.100.7"], "198.51.100.7"),
+            ("127.0.0.1:5", &["6.6.6.6, 198.51.100.7"], "198.51.100.7"),
+            ("127.0.0.1:5", &["6.6.6.6, 198.51.100.7, 10.1.1.1"], "198.51.100.7"),
+            ("127.0.0.1:5", &["6.6.6.6", "198.51.100.7, 10.1.1.1"], "198.51.100.7"),
+            ("127.0.0.1:5", &["198.51.100.7:4711"], "198.51.100.7"),
+            ("127.0.0.1:5", &["[2001:db8::1]:80"], "2001:db8::1"),
+            ("127.0.0.1:5", &["[2001:db8::1]"], "2001:db8::1"),
+            ("127.0.0.1:5", &["6.6.6.6, unknown, 10.1.1.1"], "10.1.1.1"),
+            ("[::ffff:127.0.0.1]:5", &["198.51.100.7"], "198.51.100.7"),
+        ] {
+            let mut map = HeaderMap::new();
+            for value in headers {
+                map.append("x-forwarded-for", value.parse().expect("header"));
+            }
+            let client = proxies.client(peer.parse().expect("peer"), &map);
+            assert_eq!(client.ip().to_string(), expected, "{peer} {headers:?}");
+        }
+    }
+}
