@@ -1,0 +1,312 @@
+//! From an HTTP request to a typed one: size, encoding, syntax, path arguments and access token are
+//! checked here once, so that a handler sees only well-formed requests of a known sender.
+
+use std::{future::Future, net::IpAddr};
+
+use axum::{
+    Router,
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request, State},
+    response::{IntoResponse, Response},
+    routing::{MethodFilter, on},
+};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header, request::Parts};
+use ruma::api::{
+    IncomingRequest, IncomingRequestExt as _, Metadata, OutgoingResponse, OutgoingResponseExt as _, auth_scheme,
+    error::FromHttpRequestError, path_builder::PathBuilder as _,
+};
+use serde::de::{DeserializeOwned, IgnoredAny};
+
+use super::ApiError;
+use crate::{Homeserver, accounts::Authenticated};
+
+/// The largest JSON body: key uploads and account data are the big ones; events have a limit of their own.
+const MAX_BODY: usize = 4 * 1024 * 1024;
+
+/// The address a request comes from, put into the request's extensions by the process (which knows its proxies).
+#[derive(Debug, Clone, Copy)]
+pub struct ClientIp(pub IpAddr);
+
+impl ClientIp {
+    fn of(parts: &Parts) -> Option<IpAddr> {
+        parts.extensions.get::<Self>().map(|ip| ip.0)
+    }
+}
+
+/// A typed request of a ruma endpoint.
+#[derive(Debug)]
+pub struct Ruma<T> {
+    /// The request.
+    pub body: T,
+    /// The sender, where the request carried a token and the endpoint takes one.
+    pub user: Option<Authenticated>,
+    /// Where it comes from; `None` when the process does not say (tests).
+    pub ip: Option<IpAddr>,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body as it came.
+    pub raw: Bytes,
+}
+
+impl<T: Metadata<Authentication = auth_scheme::AccessToken>> Ruma<T> {
+    /// The sender: endpoints with this kind of authentication always have one.
+    pub fn sender(&self) -> &Authenticated {
+        self.user
+            .as_ref()
+            .expect("a request of an endpoint that needs a token is refused without one")
+    }
+}
+
+/// How an endpoint treats access tokens.
+pub trait TokenRule {
+    /// The rule.
+    const RULE: Rule;
+}
+
+/// See [`TokenRule`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Tokens are ignored.
+    Ignored,
+    /// A token is checked when there is one.
+    Optional,
+    /// A valid token is needed.
+    Required,
+}
+
+macro_rules! rules {
+    ($($scheme:ident: $rule:ident),* $(,)?) => {
+        $(impl TokenRule for auth_scheme::$scheme { const RULE: Rule = Rule::$rule; })*
+    };
+}
+rules! {
+    NoAuthentication: Ignored,
+    NoAccessToken: Ignored,
+    AccessToken: Required,
+    AccessTokenOptional: Optional,
+    AppserviceToken: Required,
+    AppserviceTokenOptional: Optional,
+}
+
+impl<T> FromRequest<Homeserver> for Ruma<T>
+where
+    T: IncomingRequest,
+    T::Authentication: TokenRule,
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, hs: &Homeserver) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let user = match <T::Authentication as TokenRule>::RULE {
+            Rule::Ignored => None,
+            Rule::Optional => authenticate(&parts, hs).await?,
+            Rule::Required => Some(authenticate(&parts, hs).await?.ok_or_else(ApiError::missing_token)?),
+        };
+        let path = RawPathParams::from_request_parts(&mut parts, &())
+            .await
+            .map_err(|_| ApiError::invalid_param("The path is not valid UTF-8 after percent-decoding."))?;
+        let path: Vec<&str> = path.iter().map(|(_, value)| value).collect();
+        let raw = read_body(body).await?;
+        let ip = ClientIp::of(&parts);
+        let headers = parts.headers.clone();
+        let body = T::try_from_http_request(http::Request::from_parts(parts, &raw[..]), &path)
+            .map_err(|e| explain(&e, &raw))?;
+        Ok(Self {
+            body,
+            user,
+            ip,
+            headers,
+            raw,
+        })
+    }
+}
+
+/// The sender of a request to an endpoint that ruma has no type for.
+#[derive(Debug)]
+pub struct Auth(pub Authenticated);
+
+impl FromRequestParts<Homeserver> for Auth {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, hs: &Homeserver) -> Result<Self, ApiError> {
+        authenticate(parts, hs)
+            .await?
+            .map(Self)
+            .ok_or_else(ApiError::missing_token)
+    }
+}
+
+/// The sender, where the request carries a token; an invalid one is still refused.
+#[derive(Debug)]
+pub struct OptionalAuth(pub Option<Authenticated>);
+
+impl FromRequestParts<Homeserver> for OptionalAuth {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, hs: &Homeserver) -> Result<Self, ApiError> {
+        authenticate(parts, hs).await.map(Self)
+    }
+}
+
+/// A JSON body of an endpoint that ruma has no type for. An empty body is read as `{}`.
+#[derive(Debug)]
+pub struct JsonBody<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<Homeserver> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &Homeserver) -> Result<Self, ApiError> {
+        let raw = read_body(request.into_body()).await?;
+        let text: &[u8] = if raw.is_empty() { b"{}" } else { &raw };
+        serde_json::from_slice(text).map(Self).map_err(|e| explain(&e, &raw))
+    }
+}
+
+/// A typed answer of a ruma endpoint.
+#[derive(Debug)]
+pub struct RumaResponse<T>(pub T);
+
+impl<T: OutgoingResponse> IntoResponse for RumaResponse<T> {
+    fn into_response(self) -> Response {
+        match self.0.try_into_http_response::<BytesMut>() {
+            Ok(response) => response
+                .map(|body| axum::body::Body::from(body.freeze()))
+                .into_response(),
+            Err(e) => ApiError::internal(e).into_response(),
+        }
+    }
+}
+
+/// Registers handlers by the metadata of their request type.
+pub trait RumaRouter {
+    /// Serves every path, stable and unstable, of the endpoint that `handler` takes the request of.
+    #[must_use]
+    fn ruma<T, F, Fut, R>(self, handler: F) -> Self
+    where
+        T: IncomingRequest + Send + 'static,
+        T::Authentication: TokenRule,
+        F: Fn(State<Homeserver>, Ruma<T>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, ApiError>> + Send,
+        R: IntoResponse;
+}
+
+impl RumaRouter for Router<Homeserver> {
+    fn ruma<T, F, Fut, R>(mut self, handler: F) -> Self
+    where
+        T: IncomingRequest + Send + 'static,
+        T::Authentication: TokenRule,
+        F: Fn(State<Homeserver>, Ruma<T>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, ApiError>> + Send,
+        R: IntoResponse,
+    {
+        let method = MethodFilter::try_from(T::METHOD).expect("Matrix endpoints use common methods");
+        for path in T::PATH_BUILDER.all_paths() {
+            self = self.route(path, on(method, handler.clone()));
+        }
+        self
+    }
+}
+
+async fn authenticate(parts: &Parts, hs: &Homeserver) -> Result<Option<Authenticated>, ApiError> {
+    match access_token(parts)? {
+        Some(token) => hs.accounts.authenticate(&token).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Spec: client-server API, "Using access tokens": a header, or (deprecated) a query parameter.
+fn access_token(parts: &Parts) -> Result<Option<String>, ApiError> {
+    if let Some(value) = parts.headers.get(header::AUTHORIZATION) {
+        let token = value
+            .to_str()
+            .ok()
+            .and_then(|v| v.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim().to_owned());
+        return token
+            .filter(|t| !t.is_empty())
+            .map(Some)
+            .ok_or_else(ApiError::missing_token);
+    }
+    let query = parts.uri.query().unwrap_or_default();
+    let token = query.split('&').find_map(|pair| pair.strip_prefix("access_token="));
+    Ok(token
+        .and_then(|t| percent_encoding::percent_decode_str(t).decode_utf8().ok())
+        .filter(|t| !t.is_empty())
+        .map(std::borrow::Cow::into_owned))
+}
+
+async fn read_body(body: axum::body::Body) -> Result<Bytes, ApiError> {
+    // The error does not say whether it was the limit or the connection; on a broken connection nobody reads this.
+    axum::body::to_bytes(body, MAX_BODY)
+        .await
+        .map_err(|_| ApiError::too_large(format!("The request's body is larger than {MAX_BODY} bytes.")))
+}
+
+/// Says what is wrong with a request that could not be read.
+fn explain(error: &(impl std::error::Error + 'static), raw: &[u8]) -> ApiError {
+    let method_mismatch = (error as &dyn std::error::Error)
+        .downcast_ref::<FromHttpRequestError>()
+        .is_some_and(|e| matches!(e, FromHttpRequestError::MethodMismatch { .. }));
+    if method_mismatch {
+        return ApiError::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "M_UNRECOGNIZED",
+            "This endpoint does not have that method.",
+        );
+    }
+    // Bad UTF-8 and syntax errors, nesting beyond the parser's 128 levels among them, are M_NOT_JSON;
+    // JSON of another shape is M_BAD_JSON.
+    if !raw.is_empty() {
+        if std::str::from_utf8(raw).is_err() {
+            return ApiError::not_json("The body is not valid UTF-8.");
+        }
+        if let Err(e) = serde_json::from_slice::<IgnoredAny>(raw) {
+            return ApiError::not_json(format!("The body is not JSON: {e}."));
+        }
+    }
+    ApiError::bad_json(format!("The request is not what this endpoint takes: {error}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(uri: &str, authorization: Option<&str>) -> Parts {
+        let mut request = http::Request::builder().uri(uri);
+        if let Some(value) = authorization {
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_token_comes_from_the_header_or_the_query() {
+        let cases = [
+            ("/x", Some("Bearer abc"), Some("abc")),
+            ("/x", Some("bearer abc"), Some("abc")),
+            ("/x?access_token=a%2Bc&y=1", None, Some("a+c")),
+            ("/x?access_token=query", Some("Bearer header"), Some("header")),
+            ("/x?other=1", None, None),
+            ("/x?access_token=", None, None),
+        ];
+        for (uri, header, expected) in cases {
+            assert_eq!(
+                access_token(&parts(uri, header)).unwrap().as_deref(),
+                expected,
+                "{uri} {header:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn another_scheme_is_a_missing_token() {
+        for value in ["Basic abc", "Bearer", "Bearer "] {
+            assert_eq!(
+                access_token(&parts("/x", Some(value))).unwrap_err().errcode(),
+                "M_MISSING_TOKEN",
+                "{value}"
+            );
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The client-server API: a file per endpoint family, each with a `router()` that this one merges.
+//!
+//! Handlers are thin: they take a typed request apart, ask the services, and build the typed answer.
+
+mod cors;
+mod error;
+mod extract;
+
+use axum::{Router, middleware};
+use http::StatusCode;
+
+pub use error::ApiError;
+pub use extract::{Auth, ClientIp, JsonBody, OptionalAuth, Ruma, RumaResponse, RumaRouter};
+
+use crate::Homeserver;
+
+/// Everything under `/_matrix`, `/_synapse` and `/.well-known/matrix`, with the answers for unknown
+/// paths and wrong methods, and CORS headers on every answer.
+pub fn router(homeserver: Homeserver) -> Router {
+    Router::new()
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(cors::allow_any_origin))
+        .with_state(homeserver)
+}
+
+// Spec: client-server API, "Common error codes", M_UNRECOGNIZED.
+async fn unknown_path() -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "M_UNRECOGNIZED",
+        "There is no such endpoint on this server.",
+    )
+}
+
+async fn wrong_method() -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "M_UNRECOGNIZED",
+        "This endpoint does not have that method.",
+    )
+}

@@ -1,0 +1,16 @@
+//! What the homeserver is told at its start. Each part belongs to the module that reads it.
+
+use std::path::PathBuf;
+
+use ruma::OwnedServerName;
+
+/// The homeserver's settings, parsed into their final types by the process.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The name in user and room ids. It never changes.
+    pub server_name: OwnedServerName,
+    /// Where files live that are not in the database.
+    pub data_dir: PathBuf,
+    /// The URL that clients reach this server at, without a trailing slash: `https://chat.example.org`.
+    pub public_base_url: String,
+}

@@ -1,0 +1,76 @@
+//! The handle that every request works on, and how it is put together.
+
+use std::{ops::Deref, sync::Arc};
+
+use storage::Store;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{Clock, Config, Keys, accounts::Accounts};
+
+/// The homeserver. Cheap to clone; the services are fields of what it dereferences to.
+#[derive(Debug, Clone)]
+pub struct Homeserver(Arc<Services>);
+
+/// What the homeserver is made of. Services do not know each other: a request or a background task
+/// that needs several takes the whole [`Homeserver`].
+#[derive(Debug)]
+pub struct Services {
+    /// The settings.
+    pub config: Config,
+    /// The database.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// The signing key.
+    pub keys: Keys,
+    /// Users, their sessions, and who a request comes from.
+    pub accounts: Accounts,
+    /// Background tasks; the process waits for them when it stops.
+    pub tasks: TaskTracker,
+    /// Cancelled when the process stops: long polls answer, background tasks end.
+    pub shutdown: CancellationToken,
+}
+
+/// Why the homeserver could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database failed.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// The kept signing key cannot be read.
+    #[error("the signing key kept in the database cannot be used: {0}; restore it from a backup")]
+    SigningKey(String),
+}
+
+impl Homeserver {
+    /// Puts the services together and starts their background tasks.
+    ///
+    /// # Errors
+    /// When the database fails or what it keeps cannot be used.
+    pub async fn start(
+        config: Config,
+        store: Store,
+        clock: Clock,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let keys = Keys::open(&store).await?;
+        let accounts = Accounts::new(store.clone(), clock.clone());
+        Ok(Self(Arc::new(Services {
+            config,
+            store,
+            clock,
+            keys,
+            accounts,
+            tasks: TaskTracker::new(),
+            shutdown,
+        })))
+    }
+}
+
+impl Deref for Homeserver {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.0
+    }
+}

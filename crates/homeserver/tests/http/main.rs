@@ -1,0 +1,5 @@
+//! The client API through its public face: HTTP requests into the router, on both engines.
+
+mod harness;
+
+mod router;
