@@ -19,6 +19,12 @@ mod server_values;
 mod store;
 mod writer;
 
+pub mod accounts;
+pub mod devices;
+pub mod keys;
+pub mod media;
+pub mod to_device;
+
 pub use config::Config;
 pub use conn::{Conn, Dialect, list};
 pub use error::{Error, OpenError};

@@ -7,7 +7,12 @@ use tracing::info;
 use crate::{Conn, Dialect, OpenError};
 
 /// Every step ever released, in order. A released step never changes.
-const STEPS: &[(i64, &str, &str)] = &[(1, "core", include_str!("../migrations/0001_core.sql"))];
+const STEPS: &[(i64, &str, &str)] = &[
+    (1, "core", include_str!("../migrations/0001_core.sql")),
+    (2, "accounts", include_str!("../migrations/0002_accounts.sql")),
+    (6, "media", include_str!("../migrations/0006_media.sql")),
+    (7, "devices", include_str!("../migrations/0007_devices.sql")),
+];
 
 /// Brings the schema up to date.
 pub(crate) async fn run(conn: &mut Conn) -> Result<(), OpenError> {
