@@ -13,16 +13,20 @@ mod macros;
 mod config;
 mod conn;
 mod error;
+mod filters;
 mod migrate;
 mod positions;
 mod server_values;
 mod store;
 mod writer;
 
+pub mod account_data;
 pub mod accounts;
 pub mod devices;
 pub mod keys;
 pub mod media;
+pub mod push;
+pub mod receipts;
 pub mod to_device;
 
 pub use config::Config;
