@@ -6,13 +6,17 @@
 pub mod environment;
 
 mod database;
+mod echo;
 mod matrix;
 mod ports;
 mod script;
 mod server;
+mod waiting;
 
 pub use database::{Database, Engine};
-pub use matrix::{Answer, Client, SyncedEvent};
+pub use echo::UdpEcho;
+pub use matrix::{Answer, Client, PASSWORD, SyncedEvent, messages_in};
 pub use ports::{free_port, udp_ports_bound};
 pub use script::Script;
 pub use server::{Ended, Server, Setup, command_line};
+pub use waiting::eventually;

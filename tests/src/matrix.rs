@@ -6,7 +6,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 /// The password of every user the tests register.
-const PASSWORD: &str = "correct horse battery staple";
+pub const PASSWORD: &str = "correct horse battery staple";
 
 /// The server's answer to one request.
 #[derive(Clone, Debug)]
@@ -53,6 +53,16 @@ impl Client {
             device_id: String::new(),
             access_token: String::new(),
         }
+    }
+
+    /// `http://127.0.0.1:PORT`, without a slash at the end.
+    pub fn base_url(&self) -> &str {
+        &self.base_url
+    }
+
+    /// The same server, nobody signed in.
+    pub fn anonymous(&self) -> Self {
+        Self::new(self.base_url.clone())
     }
 
     /// Whether `/versions` is answered at all.
@@ -165,13 +175,33 @@ impl Client {
             .await
     }
 
-    /// One classic `/sync`.
-    pub async fn sync(&self, since: Option<&str>, wait: Duration) -> Value {
+    /// One classic `/sync` with at most 100 events per timeline; an error only when no whole answer came.
+    pub async fn try_sync(&self, since: Option<&str>, wait: Duration) -> reqwest::Result<Answer> {
+        let filter = escape(r#"{"room":{"timeline":{"limit":100}}}"#);
         let since = since
             .map(|since| format!("&since={}", escape(since)))
             .unwrap_or_default();
-        let path = format!("/_matrix/client/v3/sync?timeout={}{since}", wait.as_millis());
+        let path = format!(
+            "/_matrix/client/v3/sync?timeout={}&filter={filter}{since}",
+            wait.as_millis()
+        );
+        self.try_request(Method::GET, &path, None).await
+    }
+
+    /// One page of a room's messages, newest first, from one position back to another.
+    pub async fn messages_back(&self, room_id: &str, from: &str, to: &str) -> Value {
+        let (room_id, from, to) = (escape(room_id), escape(from), escape(to));
+        let path = format!("/_matrix/client/v3/rooms/{room_id}/messages?dir=b&limit=100&from={from}&to={to}");
         self.ask(Method::GET, &path, None).await
+    }
+
+    /// The path of one state event.
+    pub fn state_path(&self, room_id: &str, kind: &str, key: &str) -> String {
+        format!(
+            "/_matrix/client/v3/rooms/{}/state/{kind}/{}",
+            escape(room_id),
+            escape(key)
+        )
     }
 
     /// The current content of one state event; `None` when there is none.
@@ -216,7 +246,7 @@ impl Client {
 }
 
 /// The messages among a list of events.
-pub(crate) fn messages_in(events: &Value) -> impl Iterator<Item = SyncedEvent> {
+pub fn messages_in(events: &Value) -> impl Iterator<Item = SyncedEvent> {
     let events = events.as_array().cloned().unwrap_or_default();
     events
         .into_iter()

@@ -46,7 +46,6 @@ impl Setup {
             .set("registration", "mode", "\"open\"")
             .set("rate_limits", "enabled", "false")
             .set("auth", "password_hash", "\"fast\"")
-            .set("log", "level", "\"info\"")
     }
 
     /// Sets one key of one section (`""` is the top level) to a TOML value.
@@ -85,7 +84,8 @@ impl Setup {
         let data = directory.path().join("data");
         let mut setup = self
             .set("", "data_dir", format!("{:?}", data.display().to_string()))
-            .set("listen", "http", format!("[\"127.0.0.1:{http}\"]"))
+            .set("listen", "addresses", format!("[\"127.0.0.1:{http}\"]"))
+            .set("listen", "public_url", format!("\"http://127.0.0.1:{http}\""))
             .set("turn", "udp_listen", format!("[\"127.0.0.1:{turn}\"]"))
             .set("turn", "tcp_listen", format!("[\"127.0.0.1:{turn}\"]"))
             .set("sfu", "udp_listen", format!("[\"127.0.0.1:{sfu}\"]"))

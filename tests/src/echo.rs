@@ -1,0 +1,64 @@
+//! A UDP peer that answers every datagram with itself, on two consecutive ports as RTP and RTCP have them.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::{net::UdpSocket, task::JoinSet};
+
+use crate::free_port;
+
+/// A running echo peer on 127.0.0.1.
+#[derive(Debug)]
+pub struct UdpEcho {
+    port: u16,
+    heard: Arc<AtomicU64>,
+    _echoes: JoinSet<()>,
+}
+
+impl UdpEcho {
+    /// Starts on a free even port and the one above it.
+    pub async fn start() -> Self {
+        loop {
+            let port = free_port() & !1;
+            let Some(next) = port.checked_add(1) else { continue };
+            let (Ok(first), Ok(second)) = (
+                UdpSocket::bind(("127.0.0.1", port)).await,
+                UdpSocket::bind(("127.0.0.1", next)).await,
+            ) else {
+                continue;
+            };
+            let heard = Arc::new(AtomicU64::new(0));
+            let mut echoes = JoinSet::new();
+            for socket in [first, second] {
+                echoes.spawn(echo(socket, heard.clone()));
+            }
+            return Self {
+                port,
+                heard,
+                _echoes: echoes,
+            };
+        }
+    }
+
+    /// The first of the two ports.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How many datagrams have come.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+}
+
+async fn echo(socket: UdpSocket, heard: Arc<AtomicU64>) {
+    let mut buffer = vec![0; 65_535];
+    while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+        heard.fetch_add(1, Ordering::Relaxed);
+        if socket.send_to(&buffer[..length], from).await.is_err() {
+            return;
+        }
+    }
+}
