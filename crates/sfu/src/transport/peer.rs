@@ -262,7 +262,8 @@ impl PeerTransport {
     /// Seals an RTP packet into the queue of outgoing datagrams; whether it was. False before the connection stands
     /// and when nobody drains the queue.
     pub fn send_rtp(&mut self, packet: &OutgoingRtp<'_>) -> bool {
-        let sent = match (&self.srtp, self.ice.send_path()) {
+        let path = self.ice.send_path();
+        let sent = match (&mut self.srtp, path) {
             (Some((sender, _)), Some(path)) if !self.failed => {
                 self.outbox.push_with(path, |out| sender.seal_rtp(packet, out))
             }

@@ -110,7 +110,10 @@ impl SctpSession {
             let mut config = ClientConfig::new();
             config.transport = Arc::new(transport());
             match self.endpoint.connect(config, stand_in()) {
-                Ok(association) => self.association = Some(association),
+                Ok(association) => {
+                    self.association = Some(association);
+                    self.endpoint.reject_new_associations();
+                }
                 Err(error) => self.events.push_back(SctpEvent::Lost(error.to_string())),
             }
         }
@@ -118,10 +121,10 @@ impl SctpSession {
 
     pub(super) fn handle(&mut self, now: Instant, packet: Vec<u8>) {
         match self.endpoint.handle(now, stand_in(), None, None, packet.into()) {
-            Some((handle, DatagramEvent::NewAssociation(association))) => {
-                if self.association.is_none() {
-                    self.association = Some((handle, association));
-                }
+            Some((handle, DatagramEvent::NewAssociation(association))) if self.association.is_none() => {
+                self.association = Some((handle, association));
+                // Every further INIT would be remembered.
+                self.endpoint.reject_new_associations();
             }
             Some((handle, DatagramEvent::AssociationEvent(event))) => {
                 if let Some((ours, association)) = &mut self.association
@@ -130,7 +133,7 @@ impl SctpSession {
                     association.handle_event(event);
                 }
             }
-            None => {}
+            _ => {}
         }
         self.process();
     }
@@ -248,10 +251,8 @@ impl SctpSession {
                     while association.accept_stream().is_some() {}
                     self.read(id);
                 }
-                Event::Stream(StreamEvent::Finished { id }) => {
-                    if self.channels.remove(&id).is_some() {
-                        self.events.push_back(SctpEvent::Closed(ChannelId(id)));
-                    }
+                Event::Stream(StreamEvent::Finished { id }) if self.channels.remove(&id).is_some() => {
+                    self.events.push_back(SctpEvent::Closed(ChannelId(id)));
                 }
                 _ => {}
             }

@@ -79,8 +79,8 @@ enum Cipher {
         rtcp_salt: [u8; 12],
     },
     Cm {
-        rtp: CmKeys,
-        rtcp: CmKeys,
+        rtp: Box<CmKeys>,
+        rtcp: Box<CmKeys>,
     },
 }
 
@@ -102,8 +102,8 @@ impl Cipher {
                 rtcp_salt: gcm_salt(&rtcp.salt),
             },
             SrtpProfile::Aes128CmHmacSha1_80 => Self::Cm {
-                rtp: CmKeys::new(rtp),
-                rtcp: CmKeys::new(rtcp),
+                rtp: Box::new(CmKeys::new(rtp)),
+                rtcp: Box::new(CmKeys::new(rtcp)),
             },
         }
     }
@@ -180,6 +180,8 @@ fn rtcp_ssrc(packet: &[u8]) -> u32 {
 /// Protects what we send on one connection.
 pub(super) struct SrtpSender {
     cipher: Cipher,
+    /// Which packets were sealed: two different packets under one index would give the keys away (RFC 7714 §8.4).
+    sealed: HashMap<u32, ReplayWindow>,
     /// One counter for all SSRCs: each sees an increasing one, and no pair of SSRC and index repeats.
     rtcp_index: u32,
 }
@@ -188,15 +190,18 @@ impl SrtpSender {
     pub(super) fn new(profile: SrtpProfile, keys: &KeyingMaterial) -> Self {
         Self {
             cipher: Cipher::new(profile, keys.local_key(), keys.local_salt()),
+            sealed: HashMap::new(),
             rtcp_index: 0,
         }
     }
 
-    /// Appends the packet, sealed, to `out`; whether it could be.
-    pub(super) fn seal_rtp(&self, packet: &OutgoingRtp<'_>, out: &mut Vec<u8>) -> bool {
-        if packet.sequence > MAX_RTP_INDEX {
+    /// Appends the packet, sealed, to `out`; whether it could be. A number that this SSRC had before is refused.
+    pub(super) fn seal_rtp(&mut self, packet: &OutgoingRtp<'_>, out: &mut Vec<u8>) -> bool {
+        let sealed = self.sealed.entry(packet.ssrc).or_default();
+        if packet.sequence > MAX_RTP_INDEX || !sealed.is_fresh(packet.sequence) {
             return false;
         }
+        sealed.mark(packet.sequence);
         let start = out.len();
         let header_len = packet.write(out);
         let (header, body) = out[start..].split_at_mut(header_len);
@@ -274,13 +279,15 @@ impl SrtpReceiver {
     /// Decrypts in place; the length of the packet without its tag.
     pub(super) fn open_rtp(&mut self, packet: &mut [u8]) -> Result<usize, OpenError> {
         let header = RtpHeader::parse(packet).ok_or(OpenError::Malformed)?;
-        let window = self.rtp.get(&header.ssrc).copied();
-        if window.is_none() && self.rtp.len() >= MAX_SSRCS {
+        let known = self.rtp.get(&header.ssrc);
+        if known.is_none() && self.rtp.len() >= MAX_SSRCS {
             return Err(OpenError::TooManySsrcs);
         }
-        let mut window = window.unwrap_or_default();
-        let index = window.estimate(header.sequence_number).ok_or(OpenError::Replayed)?;
-        if !window.is_fresh(index) {
+        let index = known.map_or(Some(u64::from(header.sequence_number)), |w| {
+            w.estimate(header.sequence_number)
+        });
+        let index = index.ok_or(OpenError::Replayed)?;
+        if known.is_some_and(|w| !w.is_fresh(index)) {
             return Err(OpenError::Replayed);
         }
         let length = match &self.cipher {
@@ -308,8 +315,7 @@ impl SrtpReceiver {
                 end
             }
         };
-        window.mark(index);
-        self.rtp.insert(header.ssrc, window);
+        self.rtp.entry(header.ssrc).or_default().mark(index);
         Ok(length)
     }
 
@@ -335,12 +341,11 @@ impl SrtpReceiver {
         if word[0] & 0x80 == 0 {
             return Err(OpenError::Malformed);
         }
-        let window = self.rtcp.get(&ssrc).copied();
-        if window.is_none() && self.rtcp.len() >= MAX_SSRCS {
+        let known = self.rtcp.get(&ssrc);
+        if known.is_none() && self.rtcp.len() >= MAX_SSRCS {
             return Err(OpenError::TooManySsrcs);
         }
-        let mut window = window.unwrap_or_default();
-        if !window.is_fresh(u64::from(index)) {
+        if known.is_some_and(|w| !w.is_fresh(u64::from(index))) {
             return Err(OpenError::Replayed);
         }
         let length = match &self.cipher {
@@ -366,8 +371,7 @@ impl SrtpReceiver {
                 word_at
             }
         };
-        window.mark(u64::from(index));
-        self.rtcp.insert(ssrc, window);
+        self.rtcp.entry(ssrc).or_default().mark(u64::from(index));
         Ok(length)
     }
 }

@@ -1,16 +1,17 @@
 //! The replay window of one SSRC (RFC 3711 §3.3.2) and the guess of a packet's index (§3.3.1).
 
-/// Packets behind the highest that are still told apart. Retransmissions of lost packets come on an SSRC of their own,
-/// so this only has to cover reordering.
-const WINDOW: u64 = 128;
+/// Packets behind the highest that are still told apart. It covers reordering and, towards subscribers, packets that
+/// the publisher had to send again.
+const WINDOW: u64 = 1024;
+const WORDS: usize = WINDOW as usize / 64;
 
 /// Which indices of one SSRC were seen.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct ReplayWindow {
     /// The highest index seen; `None` before the first packet.
     highest: Option<u64>,
-    /// Bit `n`: index `highest - n` was seen.
-    seen: u128,
+    /// A ring of bits: index modulo the window.
+    seen: [u64; WORDS],
 }
 
 impl ReplayWindow {
@@ -27,24 +28,35 @@ impl ReplayWindow {
         match self.highest {
             None => true,
             Some(highest) if index > highest => true,
-            Some(highest) => {
-                let age = highest - index;
-                age < WINDOW && self.seen & (1 << age) == 0
-            }
+            Some(highest) => highest - index < WINDOW && self.seen[word(index)] & bit(index) == 0,
         }
     }
 
     /// Notes an authenticated index.
     pub(super) fn mark(&mut self, index: u64) {
         match self.highest {
-            Some(highest) if index <= highest => self.seen |= 1_u128.checked_shl((highest - index) as u32).unwrap_or(0),
+            Some(highest) if index <= highest => {}
+            Some(highest) if index - highest < WINDOW => {
+                for passed in highest + 1..index {
+                    self.seen[word(passed)] &= !bit(passed);
+                }
+                self.highest = Some(index);
+            }
             _ => {
-                let step = self.highest.map_or(WINDOW, |h| (index - h).min(WINDOW));
-                self.seen = self.seen.checked_shl(step as u32).unwrap_or(0) | 1;
+                self.seen = [0; WORDS];
                 self.highest = Some(index);
             }
         }
+        self.seen[word(index)] |= bit(index);
     }
+}
+
+fn word(index: u64) -> usize {
+    (index % WINDOW / 64) as usize
+}
+
+fn bit(index: u64) -> u64 {
+    1 << (index % 64)
 }
 
 #[cfg(test)]
@@ -71,7 +83,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_set(indices in proptest::collection::vec(0u64..600, 1..300)) {
+        fn agrees_with_a_set(indices in proptest::collection::vec(0u64..5000, 1..300)) {
             let (mut window, mut seen, mut highest) = (ReplayWindow::default(), HashSet::new(), 0);
             for index in indices {
                 let too_old = !seen.is_empty() && index + WINDOW <= highest;

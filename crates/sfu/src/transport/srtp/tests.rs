@@ -49,12 +49,13 @@ fn packet<'a>(sequence: u64, extensions: &'a ExtensionBlock, payload: &'a [u8]) 
 fn packets_open_once_and_only_unchanged() {
     let block = extensions();
     for profile in PROFILES {
-        let (sender, mut receiver) = pair(profile);
+        let (mut sender, mut receiver) = pair(profile);
         for sequence in [65_535, 65_536, 65_540, 65_538] {
             let (mut clear, mut sealed) = (Vec::new(), vec![0xEE; 5]);
             let outgoing = packet(sequence, &block, b"payload");
             outgoing.write(&mut clear);
             assert!(sender.seal_rtp(&outgoing, &mut sealed));
+            assert!(!sender.seal_rtp(&outgoing, &mut Vec::new()), "no number is used twice");
             let sealed = sealed.split_off(5);
             for at in 0..sealed.len() {
                 let mut changed = sealed.clone();
@@ -114,6 +115,7 @@ fn agrees_with_an_independent_implementation() {
     use rtc_srtp::context::Context;
     use rtc_srtp::protection_profile::ProtectionProfile;
 
+    let provider = rtc_srtp::crypto::default_provider().expect("the crate has a default");
     let block = extensions();
     for (profile, theirs) in PROFILES.into_iter().zip([
         ProtectionProfile::AeadAes256Gcm,
@@ -123,9 +125,25 @@ fn agrees_with_an_independent_implementation() {
         let bytes = exported(profile);
         let keys = KeyingMaterial::new(profile, &bytes, KeySide::Server).expect("right length");
         let mut sender = SrtpSender::new(profile, &keys);
-        let mut opener = Context::new(keys.local_key(), keys.local_salt(), theirs, None, None).expect("keys fit");
+        let mut opener = Context::new(
+            keys.local_key(),
+            keys.local_salt(),
+            theirs,
+            None,
+            None,
+            provider.crypto(),
+        )
+        .expect("keys fit");
         let mut receiver = SrtpReceiver::new(profile, &keys);
-        let mut sealer = Context::new(keys.remote_key(), keys.remote_salt(), theirs, None, None).expect("keys fit");
+        let mut sealer = Context::new(
+            keys.remote_key(),
+            keys.remote_salt(),
+            theirs,
+            None,
+            None,
+            provider.crypto(),
+        )
+        .expect("keys fit");
         for sequence in [65_534, 65_535, 65_536, 65_537] {
             let (mut clear, mut sealed) = (Vec::new(), Vec::new());
             let outgoing = packet(sequence, &block, b"some payload");
