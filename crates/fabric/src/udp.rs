@@ -259,8 +259,8 @@ impl std::ops::AddAssign for Sent {
 
 impl Coalescer {
     /// Queues a datagram made of `parts`, after sending the current run if it cannot join it.
-    pub fn push(&mut self, socket: &UdpSocket, to: SocketAddr, source: Option<IpAddr>, parts: [&[u8]; 2]) -> Sent {
-        let length = parts[0].len() + parts[1].len();
+    pub fn push(&mut self, socket: &UdpSocket, to: SocketAddr, source: Option<IpAddr>, parts: &[&[u8]]) -> Sent {
+        let length = parts.iter().map(|part| part.len()).sum();
         let joins = !self.complete
             && self.contents.len() + length <= MAX_COALESCED_LEN
             && self.run.is_some_and(|(run_to, run_source, segment)| {

@@ -61,14 +61,9 @@ async fn the_coalescer_keeps_order_lengths_and_destinations() {
     let mut sent = Sent::default();
     for (index, length) in lengths.into_iter().enumerate() {
         let tag = [u8::try_from(index).expect("few")];
-        sent += coalescer.push(&sender, one.local_addr(), None, [&tag, &vec![9; length]]);
+        sent += coalescer.push(&sender, one.local_addr(), None, &[&tag, &vec![9; length]]);
     }
-    sent += coalescer.push(
-        &sender,
-        two.local_addr(),
-        Some(Ipv4Addr::LOCALHOST.into()),
-        [b"other", b""],
-    );
+    sent += coalescer.push(&sender, two.local_addr(), Some(Ipv4Addr::LOCALHOST.into()), &[b"other"]);
     sent += coalescer.flush(&sender);
     assert_eq!(sent, Sent { datagrams: 11, lost: 0 });
     let seen = receive(&one, lengths.len()).await;
