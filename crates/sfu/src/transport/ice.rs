@@ -407,6 +407,7 @@ impl IceAgent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::stun::testing::request;
 
     fn path(port: u16) -> Path {
         Path {
@@ -421,33 +422,6 @@ mod tests {
             ufrag: name.into(),
             pwd: format!("{name}-password-password"),
         }
-    }
-
-    /// A check as a controlling client sends it: the codec writes only those of controlled agents, so it is built here.
-    fn request(to: &IceCredentials, nominate: bool, controlled: bool) -> Vec<u8> {
-        use aws_lc_rs::hmac;
-        let mut body = Vec::new();
-        let mut attribute = |kind: u16, value: &[u8]| {
-            body.extend_from_slice(&kind.to_be_bytes());
-            body.extend_from_slice(&(value.len() as u16).to_be_bytes());
-            body.extend_from_slice(value);
-            body.resize(body.len().next_multiple_of(4), 0);
-        };
-        attribute(0x0006, format!("{}:client", to.ufrag).as_bytes());
-        if nominate {
-            attribute(0x0025, &[]);
-        }
-        attribute(if controlled { 0x8029 } else { 0x802A }, &[1; 8]);
-        let mut message = vec![0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42];
-        message.extend_from_slice(&[9; 12]);
-        message.extend_from_slice(&body);
-        let length = (message.len() - 20 + 24) as u16;
-        message[2..4].copy_from_slice(&length.to_be_bytes());
-        let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, to.pwd.as_bytes());
-        let tag = hmac::sign(&key, &message);
-        message.extend_from_slice(&[0, 8, 0, 20]);
-        message.extend_from_slice(tag.as_ref());
-        message
     }
 
     fn drain(outbox: &mut Outbox) -> Vec<(Path, u16)> {

@@ -30,3 +30,6 @@ pub use mux::{ConnectionKey, Incoming, Mux, MuxConfig, MuxError, MuxStats, Regis
 
 mod outbox;
 mod stun;
+
+#[cfg(test)]
+mod tests;

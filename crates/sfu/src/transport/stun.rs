@@ -253,6 +253,28 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
+pub(super) mod testing {
+    //! What only clients send.
+
+    use super::*;
+    use crate::transport::IceCredentials;
+
+    /// A check of a client to the agent with these credentials. `controlled` claims the wrong role.
+    pub(in crate::transport) fn request(to: &IceCredentials, nominate: bool, controlled: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        let start = begin(&mut out, BINDING_REQUEST, &[9; 12]);
+        attribute(&mut out, USERNAME, format!("{}:client", to.ufrag).as_bytes());
+        if nominate {
+            attribute(&mut out, USE_CANDIDATE, &[]);
+        }
+        // ICE-CONTROLLING.
+        attribute(&mut out, if controlled { ICE_CONTROLLED } else { 0x802A }, &[1; 8]);
+        finish(&mut out, start, &to.pwd);
+        out
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
