@@ -9,6 +9,10 @@
 pub mod client_api;
 
 pub mod accounts;
+#[cfg_attr(not(test), expect(dead_code, reason = "read by the sync endpoint, which follows"))]
+pub mod push;
+#[expect(dead_code, reason = "read by the sync endpoint, which follows")]
+pub mod sync;
 
 mod clock;
 mod config;

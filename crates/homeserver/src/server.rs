@@ -5,7 +5,12 @@ use std::{ops::Deref, sync::Arc};
 use storage::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Clock, Config, Keys, accounts::Accounts};
+use crate::{
+    Clock, Config, Keys,
+    accounts::Accounts,
+    push::Push,
+    sync::{self, Notifier, Streams},
+};
 
 /// The homeserver. Cheap to clone; the services are fields of what it dereferences to.
 #[derive(Debug, Clone)]
@@ -25,6 +30,10 @@ pub struct Services {
     pub keys: Keys,
     /// Users, their sessions, and who a request comes from.
     pub accounts: Accounts,
+    /// What devices hear of.
+    pub sync: Streams,
+    /// Push rules, and whom events notify.
+    pub push: Push,
     /// Background tasks; the process waits for them when it stops.
     pub tasks: TaskTracker,
     /// Cancelled when the process stops: long polls answer, background tasks end.
@@ -55,15 +64,22 @@ impl Homeserver {
     ) -> Result<Self, StartError> {
         let keys = Keys::open(&store).await?;
         let accounts = Accounts::new(store.clone(), clock.clone());
-        Ok(Self(Arc::new(Services {
+        let notifier = Arc::new(Notifier::new(store.positions().current()));
+        let sync = Streams::new(store.clone(), clock.clone(), notifier.clone());
+        let push = Push::open(config.server_name.clone(), store.clone(), notifier).await?;
+        let homeserver = Self(Arc::new(Services {
             config,
             store,
             clock,
             keys,
             accounts,
+            sync,
+            push,
             tasks: TaskTracker::new(),
             shutdown,
-        })))
+        }));
+        sync::start(&homeserver);
+        Ok(homeserver)
     }
 }
 

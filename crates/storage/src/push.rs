@@ -218,16 +218,23 @@ pub async fn mark_read(conn: &mut Conn, read: &ReadUpTo<'_>, position: i64) -> R
     Ok(moved > 0)
 }
 
-/// Forgets counts and notifications of a user who left a room, within the transaction of the leave.
+/// Forgets counts and notifications of a user who left a room, within the transaction of the leave and at its position.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn forget_room_notifications(conn: &mut Conn, user_id: &str, room_id: &str) -> Result<(), Error> {
+pub async fn forget_room_notifications(
+    conn: &mut Conn,
+    user_id: &str,
+    room_id: &str,
+    position: i64,
+) -> Result<(), Error> {
     execute!(
         conn,
-        "DELETE FROM unread_counts WHERE room_id = $1 AND user_id = $2",
+        "UPDATE unread_counts SET notify = 0, highlight = 0, read_position = $3, position = $3
+         WHERE room_id = $1 AND user_id = $2",
         room_id,
-        user_id
+        user_id,
+        position
     )?;
     execute!(
         conn,

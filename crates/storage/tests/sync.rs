@@ -222,7 +222,7 @@ async fn counts_follow_events_and_receipts() {
 
         // Leaving the room forgets both.
         store
-            .write::<_, Error, _>(|tx| Box::pin(async move { forget_room_notifications(tx, "@a:x", "!r:x").await }))
+            .write::<_, Error, _>(|tx| Box::pin(async move { forget_room_notifications(tx, "@a:x", "!r:x", 17).await }))
             .await
             .unwrap();
         assert_eq!(counts(&store, "@a:x").await, []);

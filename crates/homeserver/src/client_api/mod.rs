@@ -2,12 +2,19 @@
 //!
 //! Handlers are thin: they take a typed request apart, ask the services, and build the typed answer.
 
+mod account_data;
 mod cors;
 mod error;
 mod extract;
+mod filters;
+mod push_rules;
 
-use axum::{Router, middleware};
-use http::StatusCode;
+use axum::{
+    Router, middleware,
+    response::{IntoResponse as _, Response},
+};
+use http::{StatusCode, header};
+use serde_json::value::RawValue;
 
 pub use error::ApiError;
 pub use extract::{Auth, ClientIp, JsonBody, OptionalAuth, Ruma, RumaResponse, RumaRouter};
@@ -18,10 +25,18 @@ use crate::Homeserver;
 /// paths and wrong methods, and CORS headers on every answer.
 pub fn router(homeserver: Homeserver) -> Router {
     Router::new()
+        .merge(account_data::router())
+        .merge(filters::router())
+        .merge(push_rules::router())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(cors::allow_any_origin))
         .with_state(homeserver)
+}
+
+/// An answer that is JSON text already.
+fn raw_json(json: &RawValue) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], json.get().to_owned()).into_response()
 }
 
 // Spec: client-server API, "Common error codes", M_UNRECOGNIZED.

@@ -82,13 +82,19 @@ struct Scope<T> {
 
 impl<T> Default for Scope<T> {
     fn default() -> Self {
-        Self { only: None, not: HashSet::new() }
+        Self {
+            only: None,
+            not: HashSet::new(),
+        }
     }
 }
 
 impl<T: Eq + Hash> Scope<T> {
     fn new(only: Option<Vec<T>>, not: Vec<T>) -> Self {
-        Self { only: only.map(|ids| ids.into_iter().collect()), not: not.into_iter().collect() }
+        Self {
+            only: only.map(|ids| ids.into_iter().collect()),
+            not: not.into_iter().collect(),
+        }
     }
 
     fn admits<Q: Eq + Hash + ?Sized>(&self, id: &Q) -> bool
@@ -110,7 +116,9 @@ struct TypePattern(String);
 impl TypePattern {
     fn matches(&self, event_type: &str) -> bool {
         let mut parts = self.0.split('*');
-        let Some(mut rest) = parts.next().and_then(|first| event_type.strip_prefix(first)) else { return false };
+        let Some(mut rest) = parts.next().and_then(|first| event_type.strip_prefix(first)) else {
+            return false;
+        };
         let mut parts = parts.peekable();
         if parts.peek().is_none() {
             return rest.is_empty();
@@ -151,7 +159,9 @@ impl SyncFilter {
                 ephemeral: EventFilter::of_room(room.ephemeral)?,
                 account_data: EventFilter::of_room(room.account_data)?,
             },
-            event_fields: definition.event_fields.map(|fields| fields.iter().map(|f| field_path(f)).collect()),
+            event_fields: definition
+                .event_fields
+                .map(|fields| fields.iter().map(|f| field_path(f)).collect()),
             federation_format: definition.event_format == EventFormat::Federation,
         })
     }
@@ -181,7 +191,10 @@ impl RoomFilter {
 
     /// How many timeline events a room may bring.
     pub(crate) fn timeline_limit(&self) -> usize {
-        self.timeline.limit.unwrap_or(DEFAULT_TIMELINE_LIMIT).min(MAX_TIMELINE_LIMIT)
+        self.timeline
+            .limit
+            .unwrap_or(DEFAULT_TIMELINE_LIMIT)
+            .min(MAX_TIMELINE_LIMIT)
     }
 
     /// Lazy loading is set on the state part (spec: §Lazy-loading room members); js-sdk also sets it on the timeline.
@@ -211,10 +224,16 @@ impl EventFilter {
             senders: Scope::new(definition.senders, definition.not_senders),
             rooms: Scope::new(definition.rooms, definition.not_rooms),
             contains_url: definition.url_filter.map(|wanted| wanted == UrlFilter::EventsWithUrl),
-            limit: definition.limit.map(|limit| usize::try_from(u64::from(limit)).unwrap_or(usize::MAX)),
+            limit: definition
+                .limit
+                .map(|limit| usize::try_from(u64::from(limit)).unwrap_or(usize::MAX)),
             lazy_load: match definition.lazy_load_options {
                 LazyLoadOptions::Disabled => None,
-                LazyLoadOptions::Enabled { include_redundant_members } => Some(LazyLoad { include_redundant_members }),
+                LazyLoadOptions::Enabled {
+                    include_redundant_members,
+                } => Some(LazyLoad {
+                    include_redundant_members,
+                }),
             },
             unread_thread_notifications: definition.unread_thread_notifications,
         })
@@ -226,7 +245,9 @@ impl EventFilter {
         Ok(Self {
             types: definition.types.map(patterns),
             not_types: patterns(definition.not_types),
-            limit: definition.limit.map(|limit| usize::try_from(u64::from(limit)).unwrap_or(usize::MAX)),
+            limit: definition
+                .limit
+                .map(|limit| usize::try_from(u64::from(limit)).unwrap_or(usize::MAX)),
             ..Self::default()
         })
     }
@@ -256,7 +277,10 @@ impl EventFilter {
     /// Whether events of the type are wanted.
     pub(crate) fn admits_type(&self, event_type: &str) -> bool {
         !self.not_types.iter().any(|pattern| pattern.matches(event_type))
-            && self.types.as_ref().is_none_or(|types| types.iter().any(|pattern| pattern.matches(event_type)))
+            && self
+                .types
+                .as_ref()
+                .is_none_or(|types| types.iter().any(|pattern| pattern.matches(event_type)))
     }
 
     /// Whether events of the sender are wanted.
@@ -273,7 +297,11 @@ impl EventFilter {
 }
 
 fn within<T>(name: &'static str, list: &[T]) -> Result<(), FilterError> {
-    if list.len() > MAX_LIST_ENTRIES { Err(FilterError::TooManyEntries(name)) } else { Ok(()) }
+    if list.len() > MAX_LIST_ENTRIES {
+        Err(FilterError::TooManyEntries(name))
+    } else {
+        Ok(())
+    }
 }
 
 fn patterns(types: Vec<String>) -> Vec<TypePattern> {
@@ -300,7 +328,9 @@ fn field_path(field: &str) -> Vec<String> {
 }
 
 fn copy_field(from: &Map<String, Value>, to: &mut Map<String, Value>, path: &[String]) {
-    let Some((first, rest)) = path.split_first() else { return };
+    let Some((first, rest)) = path.split_first() else {
+        return;
+    };
     let Some(value) = from.get(first) else { return };
     if rest.is_empty() {
         to.insert(first.clone(), value.clone());
@@ -348,7 +378,11 @@ mod tests {
             ("*b*c", "abbcc", true),
             ("*é*", "aéb", true),
         ] {
-            assert_eq!(TypePattern(pattern.into()).matches(event_type), expected, "{pattern} {event_type}");
+            assert_eq!(
+                TypePattern(pattern.into()).matches(event_type),
+                expected,
+                "{pattern} {event_type}"
+            );
         }
     }
 
@@ -372,7 +406,11 @@ mod tests {
     #[test]
     fn limits_are_bounded() {
         assert_eq!(SyncFilter::default().room.timeline_limit(), DEFAULT_TIMELINE_LIMIT);
-        let limited = |limit: u64| filter(json!({"room": {"timeline": {"limit": limit}}})).room.timeline_limit();
+        let limited = |limit: u64| {
+            filter(json!({"room": {"timeline": {"limit": limit}}}))
+                .room
+                .timeline_limit()
+        };
         assert_eq!(limited(0), 0);
         assert_eq!(limited(3), 3);
         assert_eq!(limited(9_007_199_254_740_991), MAX_TIMELINE_LIMIT);
@@ -380,13 +418,26 @@ mod tests {
 
     #[test]
     fn hostile_filters_are_refused() {
-        assert!(matches!(SyncFilter::parse(&" ".repeat(MAX_FILTER_BYTES + 1)), Err(FilterError::TooLarge)));
-        for text in ["", "[]", "{", r#"{"room":[]}"#, r#"{"room":{"rooms":["not a room"]}}"#, r#"{"event_fields":1}"#] {
+        assert!(matches!(
+            SyncFilter::parse(&" ".repeat(MAX_FILTER_BYTES + 1)),
+            Err(FilterError::TooLarge)
+        ));
+        for text in [
+            "",
+            "[]",
+            "{",
+            r#"{"room":[]}"#,
+            r#"{"room":{"rooms":["not a room"]}}"#,
+            r#"{"event_fields":1}"#,
+        ] {
             assert!(SyncFilter::parse(text).is_err(), "{text}");
         }
         let many: Vec<String> = (0..=MAX_LIST_ENTRIES).map(|n| n.to_string()).collect();
         let text = json!({"room": {"timeline": {"types": many}}}).to_string();
-        assert!(matches!(SyncFilter::parse(&text), Err(FilterError::TooManyEntries("types"))));
+        assert!(matches!(
+            SyncFilter::parse(&text),
+            Err(FilterError::TooManyEntries("types"))
+        ));
     }
 
     #[test]
@@ -399,14 +450,25 @@ mod tests {
             let raw = filter(json!({"event_fields": fields})).reduce(&event).unwrap();
             serde_json::from_str(raw.get()).unwrap()
         };
-        assert_eq!(reduced(json!(["type", "content.body"])), json!({"type": "t", "content": {"body": "b"}}));
-        assert_eq!(reduced(json!(["content.m\\.x.y", "content.z"])), json!({"content": {"m.x": {"y": 1}, "z": 2}}));
+        assert_eq!(
+            reduced(json!(["type", "content.body"])),
+            json!({"type": "t", "content": {"body": "b"}})
+        );
+        assert_eq!(
+            reduced(json!(["content.m\\.x.y", "content.z"])),
+            json!({"content": {"m.x": {"y": 1}, "z": 2}})
+        );
         assert_eq!(reduced(json!(["content.none", "type.t"])), json!({}));
     }
 
     #[test]
     fn closed_filters_are_known() {
-        assert!(filter(json!({"room": {"ephemeral": {"types": []}}})).room.ephemeral.is_closed());
+        assert!(
+            filter(json!({"room": {"ephemeral": {"types": []}}}))
+                .room
+                .ephemeral
+                .is_closed()
+        );
         assert!(filter(json!({"account_data": {"limit": 0}})).account_data.is_closed());
         assert!(SyncFilter::default().room.timeline.is_open());
     }

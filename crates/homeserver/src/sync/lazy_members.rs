@@ -24,7 +24,9 @@ pub(crate) struct LazyMembers {
 
 impl Default for LazyMembers {
     fn default() -> Self {
-        Self { devices: Mutex::new(LruCache::new(bound(MAX_DEVICES))) }
+        Self {
+            devices: Mutex::new(LruCache::new(bound(MAX_DEVICES))),
+        }
     }
 }
 
@@ -40,11 +42,12 @@ impl LazyMembers {
             return members;
         }
         self.with_room(device, room_id, |sent| {
-            members
-                .into_iter()
-                .filter(|(user_id, event_id)| sent.get(user_id) != Some(event_id))
-                .inspect(|(user_id, event_id)| remember(sent, user_id, event_id))
-                .collect()
+            let mut unsent = members;
+            unsent.retain(|(user_id, event_id)| sent.get(user_id) != Some(event_id));
+            for (user_id, event_id) in &unsent {
+                remember(sent, user_id, event_id);
+            }
+            unsent
         })
     }
 

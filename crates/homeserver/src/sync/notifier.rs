@@ -18,7 +18,7 @@ use tokio::sync::{Notify, futures::Notified};
 
 /// A stream that has something new.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Change {
+pub enum Change {
     /// Events of a room the user is joined to.
     Events(OwnedRoomId),
     /// The user's own membership of a room.
@@ -43,10 +43,14 @@ pub(crate) enum Change {
 
 /// What every member of a room may have to hear of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RoomStream {
+pub enum RoomStream {
+    /// Its events.
     Events,
+    /// Its public read receipts.
     Receipts,
+    /// Who is typing.
     Typing,
+    /// The device list of one of its members.
     DeviceLists,
 }
 
@@ -54,7 +58,11 @@ pub(crate) enum RoomStream {
 enum Mark {
     Room(OwnedRoomId, RoomStream),
     User(OwnedUserId, Change),
-    Membership { user_id: OwnedUserId, room_id: OwnedRoomId, joined: bool },
+    Membership {
+        user_id: OwnedUserId,
+        room_id: OwnedRoomId,
+        joined: bool,
+    },
 }
 
 /// Positions at which a room's shared streams were last announced, published or not. A cache that was read up to a
@@ -63,7 +71,8 @@ enum Mark {
 pub(crate) struct RoomPositions {
     pub(crate) events: i64,
     pub(crate) receipts: i64,
-    pub(crate) typing: i64,
+    /// Unread counts that something else than an event changed.
+    pub(crate) counts: i64,
 }
 
 #[derive(Debug, Default)]
@@ -134,38 +143,66 @@ struct Inner {
 
 /// The table of sessions and the marks that wait for publication.
 #[derive(Debug, Default)]
-pub(crate) struct Notifier {
+pub struct Notifier {
     inner: Mutex<Inner>,
 }
 
 impl Notifier {
     /// `position` is where the stream stands when the process starts.
     pub(crate) fn new(position: i64) -> Self {
-        Self { inner: Mutex::new(Inner { processed: position, ..Inner::default() }) }
+        Self {
+            inner: Mutex::new(Inner {
+                processed: position,
+                ..Inner::default()
+            }),
+        }
     }
 
     /// Announces something every member of the room may have to hear of. Call inside the write that owns `position`.
-    pub(crate) fn mark_room(&self, room_id: &RoomId, stream: RoomStream, position: i64) {
+    pub fn mark_room(&self, room_id: &RoomId, stream: RoomStream, position: i64) {
         let mut inner = self.inner.lock();
         let entry = inner.rooms.entry(room_id.to_owned()).or_default();
         match stream {
             RoomStream::Events => entry.last.events = entry.last.events.max(position),
             RoomStream::Receipts => entry.last.receipts = entry.last.receipts.max(position),
-            RoomStream::Typing => entry.last.typing = entry.last.typing.max(position),
-            RoomStream::DeviceLists => {}
+            RoomStream::Typing | RoomStream::DeviceLists => {}
         }
-        inner.pending.entry(position).or_default().push(Mark::Room(room_id.to_owned(), stream));
+        inner
+            .pending
+            .entry(position)
+            .or_default()
+            .push(Mark::Room(room_id.to_owned(), stream));
     }
 
     /// Announces something that concerns one user. Call inside the write that owns `position`.
-    pub(crate) fn mark_user(&self, user_id: &UserId, change: Change, position: i64) {
-        self.inner.lock().pending.entry(position).or_default().push(Mark::User(user_id.to_owned(), change));
+    pub fn mark_user(&self, user_id: &UserId, change: Change, position: i64) {
+        let mut inner = self.inner.lock();
+        match &change {
+            Change::Receipts(room_id) => {
+                let last = &mut inner.rooms.entry(room_id.clone()).or_default().last;
+                last.receipts = last.receipts.max(position);
+            }
+            Change::Counts(room_id) => {
+                let last = &mut inner.rooms.entry(room_id.clone()).or_default().last;
+                last.counts = last.counts.max(position);
+            }
+            _ => {}
+        }
+        inner
+            .pending
+            .entry(position)
+            .or_default()
+            .push(Mark::User(user_id.to_owned(), change));
     }
 
     /// Announces a local user's new membership of a room. Call inside the write that owns `position`, beside
     /// [`Notifier::mark_room`] for the event itself.
-    pub(crate) fn mark_membership(&self, user_id: &UserId, room_id: &RoomId, joined: bool, position: i64) {
-        let mark = Mark::Membership { user_id: user_id.to_owned(), room_id: room_id.to_owned(), joined };
+    pub fn mark_membership(&self, user_id: &UserId, room_id: &RoomId, joined: bool, position: i64) {
+        let mark = Mark::Membership {
+            user_id: user_id.to_owned(),
+            room_id: room_id.to_owned(),
+            joined,
+        };
         self.inner.lock().pending.entry(position).or_default().push(mark);
     }
 
@@ -173,7 +210,12 @@ impl Notifier {
     pub(crate) fn advance(&self, published: i64) -> i64 {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        if published <= inner.processed && inner.pending.first_key_value().is_none_or(|(first, _)| *first > published) {
+        if published <= inner.processed
+            && inner
+                .pending
+                .first_key_value()
+                .is_none_or(|(first, _)| *first > published)
+        {
             return inner.processed;
         }
         let mut woken: HashMap<*const Session, Arc<Session>> = HashMap::new();
@@ -205,8 +247,11 @@ impl Notifier {
                     ordered: BTreeSet::new(),
                     used_ms: now_ms,
                 };
-                let session =
-                    Arc::new(Session { user_id: user_id.to_owned(), wake: Notify::new(), log: Mutex::new(log) });
+                let session = Arc::new(Session {
+                    user_id: user_id.to_owned(),
+                    wake: Notify::new(),
+                    log: Mutex::new(log),
+                });
                 inner.sessions.insert(user_id.to_owned(), session.clone());
                 session
             }
@@ -220,7 +265,12 @@ impl Notifier {
     pub(crate) fn watch(&self, session: &Arc<Session>, rooms: impl IntoIterator<Item = OwnedRoomId>) {
         let mut inner = self.inner.lock();
         for room_id in rooms {
-            inner.rooms.entry(room_id).or_default().watchers.insert(session.user_id.clone(), session.clone());
+            inner
+                .rooms
+                .entry(room_id)
+                .or_default()
+                .watchers
+                .insert(session.user_id.clone(), session.clone());
         }
         let processed = inner.processed;
         let mut log = session.log.lock();
@@ -231,7 +281,12 @@ impl Notifier {
 
     /// Where the room's shared streams were last announced.
     pub(crate) fn room_positions(&self, room_id: &RoomId) -> RoomPositions {
-        self.inner.lock().rooms.get(room_id).map(|entry| entry.last).unwrap_or_default()
+        self.inner
+            .lock()
+            .rooms
+            .get(room_id)
+            .map(|entry| entry.last)
+            .unwrap_or_default()
     }
 
     /// Drops sessions that nobody used since `before_ms`. Their users' next sync reads the slow way once.
@@ -289,7 +344,11 @@ fn deliver(
                 note(session, change);
             }
         }
-        Mark::Membership { user_id, room_id, joined } => {
+        Mark::Membership {
+            user_id,
+            room_id,
+            joined,
+        } => {
             let Some(session) = sessions.get(&user_id) else { return };
             let watchers = &mut rooms.entry(room_id.clone()).or_default().watchers;
             if joined {

@@ -53,7 +53,21 @@ mod tests {
 
     #[test]
     fn refuses_what_it_did_not_write() {
-        for text in ["", "s", "0", "s-1", "s+1", "s01", "s1 ", " s1", "S1", "s1_2", "s9223372036854775808", "sé", "t1"] {
+        for text in [
+            "",
+            "s",
+            "0",
+            "s-1",
+            "s+1",
+            "s01",
+            "s1 ",
+            " s1",
+            "S1",
+            "s1_2",
+            "s9223372036854775808",
+            "sé",
+            "t1",
+        ] {
             assert_eq!(SyncToken::parse(text), Err(InvalidToken), "{text:?}");
         }
         assert_eq!(SyncToken::parse("s0").unwrap().position(), 0);

@@ -71,7 +71,10 @@ fn membership_starts_and_ends_watching() {
     notifier.advance(4);
     let mut changes = session.changes(0).unwrap();
     changes.sort();
-    assert_eq!(changes, [Change::Events(room.to_owned()), Change::Membership(room.to_owned())]);
+    assert_eq!(
+        changes,
+        [Change::Events(room.to_owned()), Change::Membership(room.to_owned())]
+    );
     assert_eq!(session.changes(3), Some(vec![]));
 }
 

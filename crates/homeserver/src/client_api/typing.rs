@@ -1,0 +1,31 @@
+//! Typing notifications.
+
+use axum::{Router, extract::State};
+use ruma::api::client::typing::create_typing_event::v3::{self, Typing};
+
+use super::{ApiError, Ruma, RumaResponse, RumaRouter as _};
+use crate::Homeserver;
+
+pub(super) fn router() -> Router<Homeserver> {
+    Router::new().ruma(set_typing)
+}
+
+/// `PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}` (spec: client-server API §Typing Notifications).
+async fn set_typing(
+    State(hs): State<Homeserver>,
+    req: Ruma<v3::Request>,
+) -> Result<RumaResponse<v3::Response>, ApiError> {
+    let sender = &req.sender().user_id;
+    if *sender != req.body.user_id {
+        return Err(ApiError::forbidden("Only your own typing can be announced."));
+    }
+    super::require_joined(&hs, sender, &req.body.room_id).await?;
+    match &req.body.state {
+        Typing::Yes(info) => {
+            let timeout_ms = u64::try_from(info.timeout.as_millis()).unwrap_or(u64::MAX);
+            hs.sync.start_typing(&req.body.room_id, sender, timeout_ms).await?;
+        }
+        Typing::No => hs.sync.stop_typing(&req.body.room_id, sender).await?,
+    }
+    Ok(RumaResponse(v3::Response::new()))
+}
