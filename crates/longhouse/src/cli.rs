@@ -2,16 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Matrix chat and calls for a group of people, in one process.
 #[derive(Debug, Parser)]
-#[command(
-    name = "longhouse",
-    version,
-    args_conflicts_with_subcommands = false,
-    disable_help_subcommand = true
-)]
+#[command(name = "longhouse", version, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) options: Options,
@@ -40,6 +35,14 @@ pub(crate) enum Command {
     /// Print or check a configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print every listener, and firewall lines for it
+    Ports,
+    /// Print how a web server of yours answers where this server is
+    Wellknown {
+        /// What to write it for
+        #[arg(long = "for", value_name = "SERVER")]
+        target: WellknownTarget,
+    },
     /// Print the version
     Version,
 }
@@ -50,4 +53,15 @@ pub(crate) enum ConfigCommand {
     Generate,
     /// Read the configuration and say what is wrong with it; exit status 1 if anything is
     Check,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WellknownTarget {
+    Nginx,
+    Caddy,
+    Traefik,
+    /// A Cloudflare Worker
+    Worker,
+    /// Two files for any web server
+    Static,
 }

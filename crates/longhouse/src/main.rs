@@ -2,10 +2,17 @@
 //! true about Matrix, TURN or LiveKit lives in the crates this one connects.
 
 mod cli;
+mod clock;
 mod config;
+mod data_dir;
 mod http;
+mod limits;
 mod logging;
+mod media;
+mod ports;
+mod secrets;
 mod serve;
+mod wellknown;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -50,6 +57,8 @@ fn run(cli: Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
                 return Ok(ExitCode::FAILURE);
             }
         },
+        Command::Ports => print(&ports::text(&Config::load(&overrides)?))?,
+        Command::Wellknown { target } => print(&wellknown::text(&Config::load(&overrides)?, target))?,
         Command::Version => print(&format!("longhouse {}\n", env!("CARGO_PKG_VERSION")))?,
     }
     Ok(ExitCode::SUCCESS)

@@ -20,5 +20,5 @@ mod listeners;
 mod stream;
 
 pub use config::Config;
-pub use listeners::{RelayHandle, StartError, Stats, start};
+pub use listeners::{Protocol, RelayHandle, StartError, Stats, start};
 pub use ports::{InvalidPortRange, PortRange};

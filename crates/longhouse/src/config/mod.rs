@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) server_name: String,
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: Listen,
+    pub(crate) database: storage::Config,
+    pub(crate) turn: relay::Config,
     pub(crate) log: Log,
     pub(crate) metrics: Metrics,
     pub(crate) web: Web,
@@ -39,6 +41,8 @@ impl Default for Config {
             server_name: "localhost".to_owned(),
             data_dir: PathBuf::from("./data"),
             listen: Listen::default(),
+            database: storage::Config::default(),
+            turn: relay::Config::default(),
             log: Log::default(),
             metrics: Metrics::default(),
             web: Web::default(),
@@ -212,6 +216,18 @@ impl Config {
             );
         }
         faults
+    }
+
+    /// What the homeserver is told.
+    pub(crate) fn homeserver(&self, data_dir: &Path) -> homeserver::Config {
+        homeserver::Config {
+            server_name: self
+                .server_name
+                .parse()
+                .expect("the name was checked when the configuration was read"),
+            data_dir: data_dir.to_owned(),
+            public_base_url: self.public_url(),
+        }
     }
 
     /// The address clients use, without a trailing slash.

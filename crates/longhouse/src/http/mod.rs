@@ -3,4 +3,6 @@
 
 pub(crate) mod health;
 pub(crate) mod listener;
+pub(crate) mod page;
 pub(crate) mod request;
+pub(crate) mod status;

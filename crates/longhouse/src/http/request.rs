@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
+use homeserver::client_api::ClientIp;
 use http::HeaderMap;
 use ipnet::IpNet;
 use tracing::Instrument;
@@ -61,6 +62,7 @@ pub(crate) async fn trace(State(proxies): State<TrustedProxies>, mut request: Re
     if let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<SocketAddr>>().copied() {
         let client = proxies.client(peer, request.headers());
         request.extensions_mut().insert(ConnectInfo(client));
+        request.extensions_mut().insert(ClientIp(client.ip()));
     }
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("(no route)", MatchedPath::as_str).to_owned();

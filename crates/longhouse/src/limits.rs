@@ -1,0 +1,28 @@
+//! Limits of the operating system that a server meets first.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Below this a busy server runs out of sockets.
+const ENOUGH_FILES: u64 = 8192;
+
+/// Raises the soft limit on open files to the hard one; says what to do where that is not enough.
+pub(crate) fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "cannot raise the limit on open files");
+        }
+    }
+    if let Some(files) = getrlimit(Resource::Nofile).current
+        && files < ENOUGH_FILES
+    {
+        tracing::warn!(
+            files,
+            "few files may be open at once: set LimitNOFILE=65536 in the systemd unit, or `ulimit -n 65536` before the start"
+        );
+    }
+}

@@ -1,0 +1,127 @@
+// Fills the page from the server's status. No state is kept: a reload is always right.
+import { encode } from "./qr.ts";
+import { element, offerSetup, takeToken } from "./setup.ts";
+import { fetchStatus, reachesRelay, type Service, type Status } from "./status.ts";
+
+const NAMES = { chat: "Chat", relay: "Call relay", calls: "Group calls" };
+const REACH = {
+  internet: "Reachable from the internet",
+  network: "Reachable from this network",
+  machine: "On this machine only",
+};
+const PURPOSE = {
+  chat: "Messages, rooms and files, by the Matrix standard.",
+  relay: "Carries calls where networks would block them.",
+  calls: "Audio, video and screen sharing for several people.",
+};
+
+async function main(): Promise<void> {
+  const token = takeToken();
+  let status: Status;
+  try {
+    status = await fetchStatus();
+  } catch (error) {
+    const failure = element("failure");
+    failure.textContent = `This server did not say how it is doing. ${error instanceof Error ? error.message : ""} Reload to try again.`;
+    failure.hidden = false;
+    return;
+  }
+  document.title = `${status.server_name} · Longhouse`;
+  element("server-name").textContent = status.server_name;
+  element("version").textContent = `Longhouse ${status.version}`;
+  if (token && status.needs_first_administrator) offerSetup(token, status.server_name);
+  else if (token) usedLink();
+  showSignIn(status);
+  showServices(status.services);
+}
+
+function usedLink(): void {
+  const failure = element("failure");
+  failure.textContent = "This one-time link has done its work: this server has an administrator. Sign in below.";
+  failure.hidden = false;
+}
+
+function showSignIn(status: Status): void {
+  const url = status.homeserver_url;
+  element("address").textContent = url;
+  element("registration").textContent = {
+    closed: "Accounts are made by the administrator.",
+    token: "New here? Create an account with the registration token you were given.",
+    open: "New here? Create an account in the app.",
+  }[status.registration];
+  const { protocol, hostname } = new URL(url);
+  const loopback = hostname === "localhost" || hostname.startsWith("127.") || hostname === "[::1]";
+  const note = element("address-note");
+  if (loopback) note.textContent = "This address works on this computer only.";
+  else if (protocol === "http:") note.textContent = "Apps on phones insist on https. Give the server a name and a certificate for them.";
+  note.hidden = note.textContent === "";
+  const copy = element<HTMLButtonElement>("copy");
+  copy.addEventListener("click", () => copyAddress(copy, url));
+  if (!loopback) showQr(`${url}/`);
+}
+
+async function copyAddress(button: HTMLButtonElement, text: string): Promise<void> {
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    // Without https the clipboard is closed to pages: select the text so that the keyboard can copy it.
+    getSelection()?.selectAllChildren(element("address"));
+    button.textContent = "Selected";
+  }
+  setTimeout(() => (button.textContent = "Copy"), 2000);
+}
+
+function showQr(text: string): void {
+  const matrix = encode(text);
+  if (!matrix) return;
+  const [svg, path] = ["svg", "path"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+  const size = matrix.length + 8;
+  svg!.setAttribute("viewBox", `0 0 ${size} ${size}`);
+  svg!.setAttribute("role", "img");
+  svg!.setAttribute("aria-label", `QR code of ${text}`);
+  svg!.setAttribute("shape-rendering", "crispEdges");
+  path!.setAttribute("d", matrix.map((row, y) => row.map((dark, x) => (dark ? `M${x + 4} ${y + 4}h1v1h-1z` : "")).join("")).join(""));
+  svg!.append(path!);
+  element("qr").replaceChildren(svg!);
+  element("qr-figure").hidden = false;
+}
+
+function showServices(services: Service[]): void {
+  const list = element("services");
+  list.replaceChildren(...services.map(serviceRow));
+  list.setAttribute("aria-busy", "false");
+}
+
+function serviceRow(service: Service): HTMLLIElement {
+  const row = document.createElement("li");
+  const [name, pill, text] = [document.createElement("h3"), document.createElement("span"), document.createElement("p")];
+  name.textContent = NAMES[service.name];
+  const show = (kind: string, words: string) => {
+    pill.className = `pill ${kind}`;
+    pill.textContent = words;
+  };
+  if (service.state === "off") show("off", "Switched off");
+  else if (service.state === "failed") show("bad", "Not running");
+  else show(service.reach === "machine" ? "warn" : "good", "Running");
+  const sentences = [service.state === "running" ? PURPOSE[service.name] : ""];
+  if (service.state === "running" && service.reach) sentences.push(`${REACH[service.reach]}${service.addresses?.length ? `: ${service.addresses.join(", ")}` : ""}.`);
+  if (service.detail) sentences.push(service.detail);
+  text.textContent = sentences.filter(Boolean).join(" ");
+  row.append(name, pill, text);
+  if (service.state === "running" && service.stun) void tryRelay(service.stun, show, text);
+  return row;
+}
+
+async function tryRelay(stun: string, show: (kind: string, words: string) => void, text: HTMLElement): Promise<void> {
+  const reached = await reachesRelay(stun);
+  if (reached === true) {
+    show("good", "Running");
+    text.append(" This browser reaches it.");
+  } else if (reached === false) {
+    show("warn", "Not reached");
+    text.append(` This browser gets no answer from ${stun.replace("stun:", "")} over UDP: a firewall may be closing that port.`);
+  }
+}
+
+void main();
