@@ -2,5 +2,4 @@
 
 mod harness;
 
-mod accounts;
 mod router;

@@ -105,12 +105,12 @@ mod tests {
         for sequence in [65_534, 65_537, 65_539] {
             nack.received(begin, sequence);
         }
-        assert_eq!(due(&mut nack, 0), [], "reordering is waited for");
+        assert_eq!(due(&mut nack, 0), [0_u16; 0], "reordering is waited for");
         assert_eq!(due(&mut nack, 10), [65_535, 0, 2]);
         assert_eq!(nack.received(begin, 65_536), Arrival::Late);
-        assert_eq!(due(&mut nack, 30), []);
+        assert_eq!(due(&mut nack, 30), [0_u16; 0]);
         assert_eq!(due(&mut nack, 60), [65_535, 2]);
-        assert_eq!(due(&mut nack, 2000), []);
+        assert_eq!(due(&mut nack, 2000), [0_u16; 0]);
         assert_eq!(nack.poll_timeout(), None);
         assert_eq!(nack.received(begin, 70_000), Arrival::TooManyLost);
     }
