@@ -3,6 +3,8 @@
 //! Owns the socket and its buffers. An IPv6 socket is IPv6 only, so addresses are never IPv4-mapped and the wildcard of
 //! both families can be bound side by side.
 
+mod coalescer;
+
 use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
@@ -12,13 +14,12 @@ use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 
+pub use coalescer::{Coalescer, Sent};
+
 /// Room for one receive-offload run: the largest UDP payload there is.
 const BUFFER_LEN: usize = 64 * 1024;
 /// Asked of the kernel for each direction; it grants what `net.core.{r,w}mem_max` allow. Holds a burst of some 50 ms.
 const SOCKET_BUFFER_LEN: usize = 4 * 1024 * 1024;
-/// Largest datagram that is merged into a segmentation-offload run: the kernel refuses runs of segments above the path
-/// MTU, and 1400 passes nearly every path.
-const MAX_COALESCED_SEGMENT: usize = 1400;
 /// Kernel limit of a run: one UDP payload.
 const MAX_COALESCED_LEN: usize = 65_000;
 
@@ -187,7 +188,7 @@ impl UdpSocket {
         batch.fill(|slices, metas| self.state.recv(UdpSockRef::from(&self.io), slices, metas))
     }
 
-    /// Cuts the contents into what one system call may carry.
+    /// Cuts the contents into what one system call may carry. No contents are one empty datagram.
     fn runs<'a>(&self, transmit: &Transmit<'a>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let run_len = match transmit.segment_size {
             Some(segment) if segment > 0 => {
@@ -196,7 +197,8 @@ impl UdpSocket {
             }
             _ => transmit.contents.len().max(1),
         };
-        transmit.contents.chunks(run_len)
+        let empty = transmit.contents.is_empty().then_some(&[][..]);
+        empty.into_iter().chain(transmit.contents.chunks(run_len))
     }
 
     fn send_now(&self, transmit: &Transmit<'_>, run: &[u8]) -> io::Result<()> {
@@ -225,81 +227,6 @@ impl UdpSocket {
                 })
             }
             (result, _) => result,
-        }
-    }
-}
-
-/// Merges consecutive datagrams of one length to one destination into a single segmentation-offload send.
-///
-/// Push what one received batch produced, then flush: nothing is delayed beyond the batch. Order is kept.
-#[derive(Debug, Default)]
-pub struct Coalescer {
-    contents: Vec<u8>,
-    /// Destination, source and segment length of the run in `contents`.
-    run: Option<(SocketAddr, Option<IpAddr>, usize)>,
-    /// A shorter datagram ends a run.
-    complete: bool,
-    /// Datagrams in the run.
-    count: u64,
-}
-
-/// Datagrams that left and that were lost, since the last call that returned this.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Sent {
-    pub datagrams: u64,
-    pub lost: u64,
-}
-
-impl std::ops::AddAssign for Sent {
-    fn add_assign(&mut self, other: Self) {
-        self.datagrams += other.datagrams;
-        self.lost += other.lost;
-    }
-}
-
-impl Coalescer {
-    /// Queues a datagram made of `parts`, after sending the current run if it cannot join it.
-    pub fn push(&mut self, socket: &UdpSocket, to: SocketAddr, source: Option<IpAddr>, parts: &[&[u8]]) -> Sent {
-        let length = parts.iter().map(|part| part.len()).sum();
-        let joins = !self.complete
-            && self.contents.len() + length <= MAX_COALESCED_LEN
-            && self.run.is_some_and(|(run_to, run_source, segment)| {
-                run_to == to && run_source == source && length <= segment && segment <= MAX_COALESCED_SEGMENT
-            });
-        let sent = if joins { Sent::default() } else { self.flush(socket) };
-        let (.., segment) = *self.run.get_or_insert((to, source, length));
-        for part in parts {
-            self.contents.extend_from_slice(part);
-        }
-        self.complete = length < segment;
-        self.count += 1;
-        sent
-    }
-
-    /// Sends what is queued.
-    pub fn flush(&mut self, socket: &UdpSocket) -> Sent {
-        let Some((to, source, segment)) = self.run.take() else {
-            return Sent::default();
-        };
-        let segment_size = (self.count > 1).then_some(segment);
-        let result = socket.try_send(Transmit {
-            to,
-            contents: &self.contents,
-            segment_size,
-            source,
-        });
-        let count = std::mem::take(&mut self.count);
-        self.contents.clear();
-        self.complete = false;
-        match result {
-            Ok(()) => Sent {
-                datagrams: count,
-                lost: 0,
-            },
-            Err(_) => Sent {
-                datagrams: 0,
-                lost: count,
-            },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -55,24 +56,44 @@ async fn a_run_arrives_as_the_datagrams_it_was_made_of() {
 
 #[tokio::test]
 async fn the_coalescer_keeps_order_lengths_and_destinations() {
-    let (sender, one, two) = (loopback(), loopback(), loopback());
-    let lengths = [100_usize, 100, 100, 40, 100, 200, 200, 1, 0, 3];
+    let sender = Arc::new(loopback());
+    let receivers: Vec<UdpSocket> = (0..20).map(|_| loopback()).collect();
+    let lengths = [100_usize, 100, 100, 40, 100, 200, 200, 1, 0, 0, 3, 1500, 1500];
     let mut coalescer = Coalescer::default();
     let mut sent = Sent::default();
     for (index, length) in lengths.into_iter().enumerate() {
         let tag = [u8::try_from(index).expect("few")];
-        sent += coalescer.push(&sender, one.local_addr(), None, &[&tag, &vec![9; length]]);
+        for receiver in &receivers {
+            sent += coalescer.push(&sender, receiver.local_addr(), None, &[&tag, &vec![9; length]]);
+        }
     }
-    sent += coalescer.push(&sender, two.local_addr(), Some(Ipv4Addr::LOCALHOST.into()), &[b"other"]);
-    sent += coalescer.flush(&sender);
-    assert_eq!(sent, Sent { datagrams: 11, lost: 0 });
-    let seen = receive(&one, lengths.len()).await;
-    let shape: Vec<(usize, usize)> = seen
-        .iter()
-        .map(|(_, data)| (usize::from(data[0]), data.len() - 1))
-        .collect();
-    assert_eq!(shape, lengths.into_iter().enumerate().collect::<Vec<_>>());
-    assert_eq!(receive(&two, 1).await[0].1, b"other");
+    let source = Some(Ipv4Addr::LOCALHOST.into());
+    sent += coalescer.push(&sender, receivers[0].local_addr(), source, &[b"explicit source"]);
+    sent += coalescer.flush();
+    assert_eq!(
+        sent,
+        Sent {
+            datagrams: 20 * 13 + 1,
+            lost: 0
+        }
+    );
+    assert_eq!(
+        (coalescer.flush(), Arc::strong_count(&sender)),
+        (Sent::default(), 1),
+        "nothing is kept"
+    );
+    let expected: Vec<(usize, usize)> = lengths.into_iter().enumerate().collect();
+    for (index, receiver) in receivers.iter().enumerate() {
+        let mut seen = receive(receiver, lengths.len() + usize::from(index == 0)).await;
+        if index == 0 {
+            assert_eq!(seen.pop().expect("the last").1, b"explicit source");
+        }
+        let shape: Vec<(usize, usize)> = seen
+            .iter()
+            .map(|(_, data)| (usize::from(data[0]), data.len() - 1))
+            .collect();
+        assert_eq!(shape, expected);
+    }
 }
 
 #[tokio::test]

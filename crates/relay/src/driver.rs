@@ -63,12 +63,12 @@ pub(crate) struct Driver {
     connections: HashMap<FiveTuple, Connected>,
     switch: Switch,
     arena: Arena,
+    outgoing: Coalescer,
     counters: Counters,
 }
 
 struct Socket {
     socket: Arc<UdpSocket>,
-    out: Coalescer,
     /// Ends the wait for readability, and with it the last reference, when the socket is closed.
     closed: CancellationToken,
 }
@@ -95,6 +95,7 @@ impl Driver {
             connections: HashMap::new(),
             switch,
             arena: Arena::default(),
+            outgoing: Coalescer::default(),
             counters: Counters::new(stats),
         }
     }
@@ -261,9 +262,9 @@ impl Driver {
                 Delivery::NotHere => {}
             }
         }
-        match self.relays.get_mut(relayed) {
+        match self.relays.get(relayed) {
             Some(relay) if *outside => {
-                let sent = relay.out.push(&relay.socket, *peer, None, &[payload]);
+                let sent = self.outgoing.push(&relay.socket, *peer, None, &[payload]);
                 self.counters.sent(sent, payload.len());
             }
             _ => self.counters.peer_gone(),
@@ -281,10 +282,10 @@ impl Driver {
         let parts = [header.front(), payload, header.padding()];
         match client.transport {
             Transport::Udp => {
-                let Some((listener, source)) = listener_for(&mut self.listeners, client.server) else {
+                let Some((listener, source)) = listener_for(&self.listeners, client.server) else {
                     return;
                 };
-                let sent = listener.out.push(&listener.socket, client.client, source, &parts);
+                let sent = self.outgoing.push(&listener.socket, client.client, source, &parts);
                 self.counters.sent(sent, payload.len());
             }
             Transport::Tcp => {
@@ -336,12 +337,9 @@ impl Driver {
     fn respond(&mut self, to: FiveTuple, message: Vec<u8>) {
         match to.transport {
             Transport::Udp => {
-                let Some((listener, source)) = listener_for(&mut self.listeners, to.server) else {
+                let Some((listener, source)) = listener_for(&self.listeners, to.server) else {
                     return;
                 };
-                // What was relayed before goes out before.
-                let sent = listener.out.flush(&listener.socket);
-                self.counters.sent(sent, 0);
                 let transmit = Transmit {
                     to: to.client,
                     contents: &message,
@@ -395,14 +393,8 @@ impl Driver {
     }
 
     fn flush(&mut self) {
-        for socket in &mut self.listeners {
-            let sent = socket.out.flush(&socket.socket);
-            self.counters.sent(sent, 0);
-        }
-        for socket in self.relays.values_mut() {
-            let sent = socket.out.flush(&socket.socket);
-            self.counters.sent(sent, 0);
-        }
+        let sent = self.outgoing.flush();
+        self.counters.sent(sent, 0);
     }
 
     fn sweep(&mut self, now: Instant) {
@@ -421,7 +413,6 @@ impl Socket {
     fn new(socket: UdpSocket) -> Self {
         Self {
             socket: Arc::new(socket),
-            out: Coalescer::default(),
             closed: CancellationToken::new(),
         }
     }
@@ -441,8 +432,8 @@ impl Socket {
 }
 
 /// The listener that a client reaches the relay by, and the address to answer from if it is bound to the wildcard.
-fn listener_for(listeners: &mut [Socket], server: SocketAddr) -> Option<(&mut Socket, Option<IpAddr>)> {
-    listeners.iter_mut().find_map(|listener| {
+fn listener_for(listeners: &[Socket], server: SocketAddr) -> Option<(&Socket, Option<IpAddr>)> {
+    listeners.iter().find_map(|listener| {
         let bound = listener.socket.local_addr();
         let any = bound.ip().is_unspecified() && bound.is_ipv4() == server.is_ipv4();
         let matches = bound.port() == server.port() && (any || bound.ip() == server.ip());
