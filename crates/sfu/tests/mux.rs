@@ -91,12 +91,18 @@ async fn udp_finds_its_connection_by_name_and_then_by_address() {
         );
         seen.push((connection.0, datagram[0]));
     }
-    assert_eq!(seen, [(1, 0), (1, 0x80), (2, 0), (2, 0x80)]);
+    assert_eq!(
+        seen,
+        [(1, 0), (1, 0x80), (2, 0), (1, 0x80)],
+        "an address in use is not taken over"
+    );
     assert_eq!(fixture.mux.stats().unknown, 2);
 
     drop(first);
     client.send(&check("first")).await.expect("sent");
     client.send(&check("second")).await.expect("sent");
+    client.send(b"\x80 media").await.expect("sent");
+    assert_eq!(received.recv().await.expect("arrives").datagram[0], 0);
     assert_eq!(
         received.recv().await.expect("arrives").connection,
         ConnectionKey(2),

@@ -1,6 +1,6 @@
 //! How much a subscriber's connection carries: from its transport-wide feedback (delay and loss), its REMB, and its
 //! receiver reports. Pure; told the time. The estimate grows while nothing speaks against it, also when little is sent,
-//! because an estimate that waits for proof never rises; the first sign of a queue takes it back to what arrived.
+//! because an estimate that waits for proof never rises, though only a step ahead of it; the first sign of a queue takes it back to what arrived.
 
 mod delay;
 
@@ -15,6 +15,9 @@ const HISTORY: usize = 4096;
 const INITIAL_BPS: u64 = 2_500_000;
 const MIN_BPS: u64 = 50_000;
 const MAX_BPS: u64 = 50_000_000;
+/// How far the estimate may run ahead of what was seen to arrive, beyond the initial value: enough for the next step up,
+/// and no more, since nothing proves the rest.
+const AHEAD: f64 = 4.0;
 /// Growth per second while all is well, and shortly after a decrease.
 const GROWTH_PER_SECOND: f64 = 1.15;
 const CAREFUL_GROWTH_PER_SECOND: f64 = 1.05;
@@ -194,7 +197,11 @@ impl BandwidthEstimate {
             } else {
                 GROWTH_PER_SECOND
             };
-            self.bits_per_second = (self.bits_per_second * growth.powf(elapsed)).min(MAX_BPS as f64);
+            let limit = arriving.unwrap_or(0.0) * AHEAD + INITIAL_BPS as f64;
+            let grown = (self.bits_per_second * growth.powf(elapsed))
+                .min(MAX_BPS as f64)
+                .min(limit);
+            self.bits_per_second = self.bits_per_second.max(grown);
         }
     }
 

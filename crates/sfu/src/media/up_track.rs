@@ -53,6 +53,12 @@ struct UpLayer {
     keyframes: KeyframeRequests,
 }
 
+impl UpLayer {
+    fn is_live(&self, now: Instant) -> bool {
+        self.stats.last_seen.is_some_and(|seen| now < seen + LIVE_FOR)
+    }
+}
+
 impl UpTrack {
     /// `codec` is what the packets are believed to be until one says otherwise by its payload type.
     pub fn new(codec: Codec, layer_count: usize) -> Self {
@@ -175,7 +181,8 @@ impl UpTrack {
                 self.lost.clear();
                 layer.nack.due(now, round_trip, &mut self.lost);
                 writer.nack(sender_ssrc, ssrc, &self.lost);
-                if layer.keyframes.take_due(now) {
+                // A layer that is off (muted, or paused by its sender) begins with a keyframe by itself.
+                if layer.is_live(now) && layer.keyframes.take_due(now) {
                     writer.picture_loss_indication(sender_ssrc, ssrc);
                 }
             }
@@ -196,20 +203,15 @@ impl UpTrack {
         }
         let due = |l: &UpLayer| {
             l.ssrc?;
-            [l.nack.poll_timeout(), l.keyframes.poll_timeout(now)]
-                .into_iter()
-                .flatten()
-                .min()
+            let keyframe = l.keyframes.poll_timeout(now).filter(|_| l.is_live(now));
+            [l.nack.poll_timeout(), keyframe].into_iter().flatten().min()
         };
         self.layers.iter().filter_map(due).min()
     }
 
     /// Whether the publisher sends this layer at present.
     pub fn is_live(&self, now: Instant, layer: Layer) -> bool {
-        self.layers
-            .get(layer.index())
-            .and_then(|l| l.stats.last_seen)
-            .is_some_and(|seen| now < seen + LIVE_FOR)
+        self.layers.get(layer.index()).is_some_and(|layer| layer.is_live(now))
     }
 
     /// Bits per second of each layer; 0 for one that is not live.

@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use fabric::switch::{AlreadyAttached, Attachment, Datagram, Delivery, Switch};
@@ -250,13 +251,14 @@ impl Mux {
                 tracing::error!(%error, "the media socket failed");
                 return;
             }
+            let now = clock();
             for received in batch.datagrams() {
                 let path = Path {
                     carrier: Carrier::Udp,
                     remote: received.from,
                     local: received.local_ip,
                 };
-                self.route(&mut table, path, received.data, &mut arena);
+                self.route(&mut table, now, path, received.data, &mut arena);
             }
         }
     }
@@ -269,14 +271,14 @@ impl Mux {
                 remote: from,
                 local: Some(to.ip()),
             };
-            self.route(&mut table, path, &payload, &mut arena);
+            self.route(&mut table, clock(), path, &payload, &mut arena);
         }
     }
 
     /// Hands one datagram to its connection.
-    fn route(&self, table: &mut AddressTable, path: Path, datagram: &[u8], arena: &mut Arena) {
+    fn route(&self, table: &mut AddressTable, now: Instant, path: Path, datagram: &[u8], arena: &mut Arena) {
         let counters = &self.0.counters;
-        let Some(route) = table.find(&self.0.routes, path.remote, datagram) else {
+        let Some(route) = table.find(&self.0.routes, now, path.remote, datagram) else {
             counters.unknown.fetch_add(1, Ordering::Relaxed);
             return;
         };
@@ -289,6 +291,12 @@ impl Mux {
             counters.inbox_full.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// The time a batch arrived.
+fn clock() -> Instant {
+    #[expect(clippy::disallowed_methods, reason = "the sockets' driver: here the time enters")]
+    Instant::now()
 }
 
 /// Cuts datagrams out of large blocks.

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{AddressTable, Arena, Carrier, Mux, Path};
+use super::{AddressTable, Arena, Carrier, Mux, Path, clock};
 
 /// Connections open at once.
 const MAX_CONNECTIONS: usize = 4096;
@@ -118,16 +118,18 @@ async fn read(mux: &Mux, mut reader: OwnedReadHalf, path: Path) {
             Ok(Ok(length)) if length > 0 => {}
             _ => return,
         }
+        let now = clock();
         loop {
             match framing::decode(&mut buffer, MAX_DATAGRAM) {
                 Ok(Some(datagram)) => {
-                    if table.find(&mux.0.routes, path.remote, &datagram).is_none() && patience == FIRST_DATAGRAM_WITHIN
+                    if table.find(&mux.0.routes, now, path.remote, &datagram).is_none()
+                        && patience == FIRST_DATAGRAM_WITHIN
                     {
                         mux.0.counters.unknown.fetch_add(1, Ordering::Relaxed);
                         return;
                     }
                     patience = IDLE_AFTER;
-                    mux.route(&mut table, path, &datagram, &mut arena);
+                    mux.route(&mut table, now, path, &datagram, &mut arena);
                 }
                 Ok(None) => break,
                 Err(_) => return,
