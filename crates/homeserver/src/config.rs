@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use ruma::OwnedServerName;
 
+use crate::{accounts, limits};
+
 /// The homeserver's settings, parsed into their final types by the process.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -13,4 +15,24 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The URL that clients reach this server at, without a trailing slash: `https://chat.example.org`.
     pub public_base_url: String,
+    /// `[registration]`.
+    pub registration: accounts::RegistrationConfig,
+    /// `[auth]`.
+    pub auth: accounts::AuthConfig,
+    /// `[rate_limits]`.
+    pub rate_limits: limits::Config,
+}
+
+impl Config {
+    /// The default settings of a server of this name.
+    pub fn new(server_name: OwnedServerName, data_dir: PathBuf, public_base_url: String) -> Self {
+        Self {
+            server_name,
+            data_dir,
+            public_base_url,
+            registration: accounts::RegistrationConfig::default(),
+            auth: accounts::AuthConfig::default(),
+            rate_limits: limits::Config::default(),
+        }
+    }
 }

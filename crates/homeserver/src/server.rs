@@ -8,6 +8,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Clock, Config, Keys,
     accounts::Accounts,
+    devices::Devices,
+    limits::Limits,
     push::Push,
     sync::{self, Notifier, Streams},
 };
@@ -34,6 +36,10 @@ pub struct Services {
     pub sync: Streams,
     /// Push rules, and whom events notify.
     pub push: Push,
+    /// Devices and their keys.
+    pub devices: Devices,
+    /// Rate limits.
+    pub limits: Limits,
     /// Background tasks; the process waits for them when it stops.
     pub tasks: TaskTracker,
     /// Cancelled when the process stops: long polls answer, background tasks end.
@@ -63,21 +69,26 @@ impl Homeserver {
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
         let keys = Keys::open(&store).await?;
-        let accounts = Accounts::new(store.clone(), clock.clone());
         let notifier = Arc::new(Notifier::new(store.positions().current()));
         let sync = Streams::new(store.clone(), clock.clone(), notifier.clone());
         let push = Push::open(config.server_name.clone(), store.clone(), notifier).await?;
+        let accounts = Accounts::new(store.clone(), clock.clone(), &config);
+        let devices = Devices::open(store.clone()).await?;
+        let limits = Limits::new(config.rate_limits.clone(), clock.clone());
         let homeserver = Self(Arc::new(Services {
             config,
             store,
             clock,
             keys,
             accounts,
+            devices,
+            limits,
             sync,
             push,
             tasks: TaskTracker::new(),
             shutdown,
         }));
+        homeserver.tasks.spawn(homeserver.clone().keep_accounts());
         sync::start(&homeserver);
         Ok(homeserver)
     }

@@ -158,4 +158,48 @@ mod tests {
             assert_eq!(join_type(class, method), bits);
         }
     }
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<u32> = hex.chars().filter_map(|digit| digit.to_digit(16)).collect();
+        digits
+            .chunks_exact(2)
+            .map(|pair| (pair[0] * 16 + pair[1]) as u8)
+            .collect()
+    }
+
+    fn sha1_key(key: &[u8]) -> aws_lc_rs::hmac::Key {
+        aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key)
+    }
+
+    #[test]
+    fn reads_the_sample_request_of_rfc_5769() {
+        let sample = bytes(
+            "000100582112a442b7e7a701bc34d686fa87dfae802200105354554e207465737420636c69656e74002400046e0001ff80290008932ff9b1
+             51263b36000600096576746a3a68367659202020000800149aeaa70cbfd8cb56781ef2b5b2d3f249c1b571a280280004e57a3bcf",
+        );
+        let message = Message::decode(&sample).expect("the sample");
+        assert_eq!((message.class, message.method), (Class::Request, Method::Binding));
+        assert_eq!(message.username, Some("evtj:h6vY"));
+        assert_eq!(&message.unknown[..], [0x0024], "PRIORITY belongs to ICE");
+        assert!(message.fingerprint && message.verify_integrity(&sha1_key(b"VOkJxbRl1RmTxUk/WvJxBt")));
+        assert!(!message.verify_integrity(&sha1_key(b"VOkJxbRl1RmTxUk/WvJxBT")));
+    }
+
+    #[test]
+    fn reads_the_long_term_sample_of_rfc_5769() {
+        let sample = bytes(
+            "000100602112a44278ad3433c6ad72c029da412e00060012e3839ee38388e383aae38383e382afe382b900000015001c662f2f34393
+             96b39353464364f4c33346f4c394653547679363473410014000b6578616d706c652e6f72670000080014f67024656dd64a3e02b8e0
+             712e85c9a28ca89666",
+        );
+        let message = Message::decode(&sample).expect("the sample");
+        assert_eq!(
+            message.username,
+            Some("\u{30DE}\u{30C8}\u{30EA}\u{30C3}\u{30AF}\u{30B9}")
+        );
+        assert_eq!(message.realm, Some(&b"example.org"[..]));
+        // MD5("マトリックス:example.org:TheMatrIX")
+        let key = bytes("e8ca7ad59d5eb0518e312911d2dab2a9");
+        assert!(message.verify_integrity(&sha1_key(&key)));
+    }
 }

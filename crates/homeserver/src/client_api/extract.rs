@@ -33,6 +33,18 @@ impl ClientIp {
     }
 }
 
+/// The address a request comes from, for handlers; `None` when the process does not say (tests).
+#[derive(Debug)]
+pub(super) struct Ip(pub(super) Option<IpAddr>);
+
+impl FromRequestParts<Homeserver> for Ip {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Homeserver) -> Result<Self, Self::Rejection> {
+        Ok(Self(ClientIp::of(parts)))
+    }
+}
+
 /// A typed request of a ruma endpoint.
 #[derive(Debug)]
 pub struct Ruma<T> {
@@ -209,7 +221,7 @@ impl RumaRouter for Router<Homeserver> {
 
 async fn authenticate(parts: &Parts, hs: &Homeserver) -> Result<Option<Authenticated>, ApiError> {
     match access_token(parts)? {
-        Some(token) => hs.accounts.authenticate(&token).await.map(Some),
+        Some(token) => hs.accounts.authenticate(&token, ClientIp::of(parts)).await.map(Some),
         None => Ok(None),
     }
 }

@@ -2,12 +2,20 @@
 //!
 //! Handlers are thin: they take a typed request apart, ask the services, and build the typed answer.
 
-mod account_data;
+mod arguments;
 mod cors;
 mod error;
 mod extract;
+mod interactive;
+
+mod account;
+mod account_data;
+mod devices;
+mod discovery;
 mod filters;
+mod login;
 mod push_rules;
+mod register;
 
 use axum::{
     Router, middleware,
@@ -28,6 +36,11 @@ pub fn router(homeserver: Homeserver) -> Router {
         .merge(account_data::router())
         .merge(filters::router())
         .merge(push_rules::router())
+        .merge(account::router())
+        .merge(devices::router())
+        .merge(discovery::router())
+        .merge(login::router())
+        .merge(register::router())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(cors::allow_any_origin))

@@ -3,7 +3,7 @@
 use axum::{Router, body::Body};
 use homeserver::{Clock, Config, Homeserver, client_api};
 use http::{HeaderMap, Method, Request, StatusCode, header};
-use serde_json::Value;
+use serde_json::{Value, json};
 use storage::Store;
 use testkit::{clock::ManualClock, database::TestDatabaseUrl};
 use tokio_util::sync::CancellationToken;
@@ -60,11 +60,13 @@ impl Server {
             ..storage::Config::default()
         };
         let store = Store::open(&database, &db.dir).await.expect("the store opens");
-        let mut config = Config {
-            server_name: "example.org".try_into().expect("a valid server name"),
-            data_dir: db.dir.clone(),
-            public_base_url: "http://example.org".to_owned(),
-        };
+        let mut config = Config::new(
+            "example.org".try_into().expect("a valid server name"),
+            db.dir.clone(),
+            "http://example.org".to_owned(),
+        );
+        config.registration.mode = homeserver::accounts::RegistrationMode::Open;
+        config.auth.password_hash = homeserver::accounts::PasswordHash::Fast;
         change(&mut config);
         let clock = ManualClock::at(1_800_000_000_000);
         let homeserver = Homeserver::start(config, store, Clock::new(clock.reader()), CancellationToken::new())
@@ -75,6 +77,22 @@ impl Server {
             homeserver,
             clock,
         }
+    }
+
+    /// Registers a user with password `password` of `name`; answers the access token. Registration must be open.
+    pub(crate) async fn register(&self, name: &str) -> String {
+        let body = json!({
+            "username": name, "password": format!("password of {name}"), "device_id": format!("{name}-device"),
+            "auth": { "type": "m.login.dummy" },
+        });
+        let answer = self
+            .json(Method::POST, "/_matrix/client/v3/register", None, &body)
+            .await
+            .ok();
+        answer["access_token"]
+            .as_str()
+            .expect("registration logs in")
+            .to_owned()
     }
 
     /// A request with a JSON body.

@@ -2,4 +2,5 @@
 
 mod harness;
 
+mod accounts;
 mod router;
