@@ -1,9 +1,15 @@
-//! Limits of the operating system that a server meets first.
+//! What the operating system is told at the start: how many files may be open, and who may read new ones.
 
+use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Below this a busy server runs out of sockets.
 const ENOUGH_FILES: u64 = 8192;
+
+/// New files belong to this user alone: database, media, keys.
+pub(crate) fn make_files_private() {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+}
 
 /// Raises the soft limit on open files to the hard one; says what to do where that is not enough.
 pub(crate) fn raise_open_files() {

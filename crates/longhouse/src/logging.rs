@@ -5,6 +5,14 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
+/// For a command that may open the store itself: only what goes wrong is shown.
+pub(crate) fn install_for_command() {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("warn"))
+        .with_writer(std::io::stderr)
+        .init();
+}
+
 /// Installs the subscriber and the panic hook; once per process.
 pub(crate) fn install(log: &Log) {
     // The configuration has been checked; should the filter still not parse, the default level is the safe answer.

@@ -1,6 +1,7 @@
 //! The `longhouse` process: command line, configuration, listeners, wiring and shutdown. No protocol logic: what is
 //! true about Matrix, TURN or LiveKit lives in the crates this one connects.
 
+mod admin;
 mod cli;
 mod clock;
 mod config;
@@ -10,6 +11,7 @@ mod limits;
 mod logging;
 mod media;
 mod ports;
+mod ready;
 mod secrets;
 mod serve;
 mod wellknown;
@@ -57,6 +59,23 @@ fn run(cli: Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
                 return Ok(ExitCode::FAILURE);
             }
         },
+        Command::User(command) => {
+            let config = Config::load(&overrides)?;
+            logging::install_for_command();
+            print(&admin::command::user(&config, command)?)?;
+        }
+        Command::RegistrationToken(command) => {
+            let config = Config::load(&overrides)?;
+            logging::install_for_command();
+            print(&admin::command::registration_token(&config, command)?)?;
+        }
+        Command::Ready => {
+            let config = Config::load(&overrides)?;
+            let address = config.listen.addresses.first().ok_or("`listen.addresses` is empty")?;
+            if !ready::ask(*address).map_err(|error| format!("{address} does not answer: {error}"))? {
+                return Err("the server runs, but is not ready".into());
+            }
+        }
         Command::Ports => print(&ports::text(&Config::load(&overrides)?))?,
         Command::Wellknown { target } => print(&wellknown::text(&Config::load(&overrides)?, target))?,
         Command::Version => print(&format!("longhouse {}\n", env!("CARGO_PKG_VERSION")))?,

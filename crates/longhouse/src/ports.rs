@@ -40,6 +40,9 @@ fn ports(config: &Config) -> Vec<Port> {
     for address in &config.listen.addresses {
         ports.push(Port::new("tcp", *address, "HTTP: clients, call signalling, the page"));
     }
+    for address in &config.tls.addresses {
+        ports.push(Port::new("tcp", *address, "HTTPS and TURN over TLS"));
+    }
     if config.metrics.enabled {
         ports.push(Port::new("tcp", config.metrics.address, "metrics"));
     }

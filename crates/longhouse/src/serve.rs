@@ -1,23 +1,29 @@
 //! Wires the subsystems together, starts them, and stops them in order. The one place where they meet.
 
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
+use homeserver::accounts::RegistrationMode;
+use homeserver::client_api::ApiError;
 use homeserver::{Clock, Homeserver, client_api};
 use storage::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::first_admin::{self, FirstAdmin};
+use crate::admin::{Administration, execute, socket};
 use crate::clock;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::http::health::{self, Readiness};
-use crate::http::listener::Server;
+use crate::http::listener::{Server, Tls};
 use crate::http::page;
 use crate::http::request::{self, TrustedProxies};
 use crate::http::status::{self, Service, ServiceName, ServiceState, Status};
+use crate::http::tls::{Certificate, TlsError};
 use crate::media::{Media, MediaError};
 use crate::secrets::Secrets;
 use crate::{limits, logging};
@@ -39,23 +45,34 @@ pub(crate) enum ServeError {
     Homeserver(#[from] homeserver::StartError),
     #[error(transparent)]
     Media(#[from] MediaError),
-    #[error("cannot listen on {address}: {source}\n  {}", listen_advice(.source))]
+    #[error("{}", .0.message())]
+    FirstAdmin(#[from] ApiError),
+    #[error("cannot open the administration socket in the data directory: {0}")]
+    AdminSocket(std::io::Error),
+    #[error(
+        "this data directory belongs to the server {kept}, not {configured}\n  a server's name never changes: set `server_name = \"{kept}\"`, or use another `data_dir`"
+    )]
+    OtherServer { kept: String, configured: String },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("cannot listen on {address}: {source}\n  {}", listen_advice(.source, .key))]
     Listen {
         address: SocketAddr,
+        key: &'static str,
         source: std::io::Error,
     },
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
 }
 
-fn listen_advice(error: &std::io::Error) -> &'static str {
+fn listen_advice(error: &std::io::Error, key: &str) -> String {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => "another program uses this port: stop it, or change `listen.addresses`",
+        std::io::ErrorKind::AddrInUse => format!("another program uses this port: stop it, or change `{key}`"),
         std::io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need the capability CAP_NET_BIND_SERVICE (the systemd unit grants it)"
+            "ports below 1024 need the capability CAP_NET_BIND_SERVICE (the systemd unit grants it)".to_owned()
         }
-        std::io::ErrorKind::AddrNotAvailable => "this machine has no such address: correct `listen.addresses`",
-        _ => "correct `listen.addresses`",
+        std::io::ErrorKind::AddrNotAvailable => format!("this machine has no such address: correct `{key}`"),
+        _ => format!("correct `{key}`"),
     }
 }
 
@@ -63,6 +80,7 @@ fn listen_advice(error: &std::io::Error) -> &'static str {
 pub(crate) fn run(config: Config) -> Result<(), ServeError> {
     logging::install(&config.log);
     limits::raise_open_files();
+    limits::make_files_private();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -84,17 +102,28 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let secrets = Secrets::load(&homeserver.store).await?;
     let media = Media::start(&config, &secrets, &shutdown)?;
 
-    let router = compose(&config, &homeserver, &media, readiness.clone());
+    let (first_admin, link) = FirstAdmin::prepare(&homeserver, &config.public_url(), data_dir.path()).await?;
+    let administration = Administration::new({
+        let homeserver = homeserver.clone();
+        move |request| {
+            let homeserver = homeserver.clone();
+            async move { execute::execute(&homeserver, request).await }
+        }
+    });
+    socket::serve(data_dir.path(), administration, &tasks, shutdown.clone()).map_err(ServeError::AdminSocket)?;
+
+    let router = compose(&config, &homeserver, &media, &first_admin, readiness.clone());
     let server = Server::new(router, &config.listen, tasks.clone(), shutdown.clone());
     for address in &config.listen.addresses {
-        let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen {
-            address: *address,
-            source,
-        })?;
-        // Port 0 asks for any free port: the log says which.
-        let bound = listener.local_addr().unwrap_or(*address);
-        tracing::info!(address = %bound, "listening for HTTP");
-        server.serve(listener);
+        server.serve(bind(*address, "listen.addresses", "HTTP").await?, None);
+    }
+    if let Some(tls) = tls(&config, &media, &tasks, &shutdown)? {
+        for address in &config.tls.addresses {
+            server.serve(
+                bind(*address, "tls.addresses", "HTTPS and TURN over TLS").await?,
+                Some(tls.clone()),
+            );
+        }
     }
     readiness.set(true);
     tracing::info!(
@@ -102,6 +131,8 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         public_url = config.public_url(),
         "ready"
     );
+
+    greet(&config, &first_admin, link);
 
     signal.await;
     tracing::info!("shutting down");
@@ -122,6 +153,57 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// Tells the person at the terminal where to go. The link is a secret: a log gets only the place of its file.
+fn greet(config: &Config, first_admin: &FirstAdmin, link: Option<String>) {
+    if link.is_some() {
+        tracing::warn!(
+            file = %first_admin.file().display(),
+            "there is no administrator yet: open the link in this file, or run `longhouse user add NAME --admin`"
+        );
+    }
+    let mut terminal = std::io::stdout();
+    if !terminal.is_terminal() {
+        return;
+    }
+    let first_step = link
+        .map(|link| format!("  Create the administrator:  {link}\n"))
+        .unwrap_or_default();
+    let text = format!(
+        "\n  Longhouse runs:            {}/\n{first_step}\n",
+        config.public_url()
+    );
+    // The terminal may be gone; the server does not need it.
+    let _ = terminal.write_all(text.as_bytes());
+}
+
+async fn bind(address: SocketAddr, key: &'static str, purpose: &str) -> Result<TcpListener, ServeError> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Listen { address, key, source })?;
+    // Port 0 asks for any free port: the log says which.
+    tracing::info!(address = %listener.local_addr().unwrap_or(address), "listening for {purpose}");
+    Ok(listener)
+}
+
+/// The certificate for the TLS listeners, followed as its files change; `None` when none is configured.
+fn tls(
+    config: &Config,
+    media: &Media,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<Option<Tls>, ServeError> {
+    let (Some(chain), Some(key)) = (&config.tls.certificate, &config.tls.private_key) else {
+        return Ok(None);
+    };
+    let certificate = Certificate::read(chain, key)?;
+    let acceptor = certificate.acceptor()?;
+    tasks.spawn(certificate.follow(shutdown.clone()));
+    Ok(Some(Tls {
+        acceptor,
+        relay: media.relay.clone(),
+    }))
+}
+
 /// Opens the store and the homeserver on it; the administration commands do the same while no server runs.
 pub(crate) async fn start_homeserver(
     config: &Config,
@@ -129,18 +211,35 @@ pub(crate) async fn start_homeserver(
     shutdown: CancellationToken,
 ) -> Result<Homeserver, ServeError> {
     let store = Store::open(&config.database, data_dir.path()).await?;
+    let name = config.server_name.clone().into_bytes();
+    let kept = store.server_value_or("server_name", name).await?;
+    if kept != config.server_name.as_bytes() {
+        store.close().await;
+        let kept = String::from_utf8_lossy(&kept).into_owned();
+        return Err(ServeError::OtherServer {
+            kept,
+            configured: config.server_name.clone(),
+        });
+    }
     let settings = config.homeserver(data_dir.path());
     Ok(Homeserver::start(settings, store, Clock::new(clock::now_ms), shutdown).await?)
 }
 
 /// The routers of the subsystems in one. The homeserver's comes first and brings the answer for unknown paths.
-fn compose(config: &Config, homeserver: &Homeserver, media: &Media, readiness: Readiness) -> Router {
+fn compose(
+    config: &Config,
+    homeserver: &Homeserver,
+    media: &Media,
+    first_admin: &FirstAdmin,
+    readiness: Readiness,
+) -> Router {
     let proxies = TrustedProxies(config.listen.trusted_proxies.clone().into());
     let mut router = client_api::router(homeserver.clone()).merge(health::router(readiness));
     if config.web.enabled {
         router = router
             .merge(page::router())
-            .merge(status::router(summary(config, media)));
+            .merge(status::router(summary(config, media), first_admin.clone()))
+            .merge(first_admin::router(first_admin.clone()));
     }
     router.layer(axum::middleware::from_fn_with_state(proxies, request::trace))
 }
@@ -158,8 +257,11 @@ fn summary(config: &Config, media: &Media) -> Status {
         server_name: config.server_name.clone(),
         version: env!("CARGO_PKG_VERSION"),
         homeserver_url: config.public_url(),
-        registration: "closed",
-        needs_first_administrator: false,
+        registration: match config.registration.mode {
+            RegistrationMode::Closed => "closed",
+            RegistrationMode::Token => "token",
+            RegistrationMode::Open => "open",
+        },
         services: std::iter::once(chat).chain(media.services(config)).collect(),
     }
 }

@@ -11,6 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use homeserver::accounts::{AuthConfig, RegistrationConfig};
+use homeserver::limits;
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -28,8 +30,12 @@ pub(crate) struct Config {
     pub(crate) server_name: String,
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: Listen,
+    pub(crate) tls: Tls,
     pub(crate) database: storage::Config,
+    pub(crate) registration: RegistrationConfig,
+    pub(crate) auth: AuthConfig,
     pub(crate) turn: relay::Config,
+    pub(crate) rate_limits: limits::Config,
     pub(crate) log: Log,
     pub(crate) metrics: Metrics,
     pub(crate) web: Web,
@@ -41,8 +47,12 @@ impl Default for Config {
             server_name: "localhost".to_owned(),
             data_dir: PathBuf::from("./data"),
             listen: Listen::default(),
+            tls: Tls::default(),
             database: storage::Config::default(),
+            registration: RegistrationConfig::default(),
+            auth: AuthConfig::default(),
             turn: relay::Config::default(),
+            rate_limits: limits::Config::default(),
             log: Log::default(),
             metrics: Metrics::default(),
             web: Web::default(),
@@ -78,6 +88,15 @@ impl Default for Listen {
             idle_timeout: Duration::from_secs(90),
         }
     }
+}
+
+/// HTTPS with certificates from files; TURN over TLS on the same ports.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Tls {
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) certificate: Option<PathBuf>,
+    pub(crate) private_key: Option<PathBuf>,
 }
 
 /// An `http` or `https` address without path, query or trailing slash.
@@ -208,6 +227,18 @@ impl Config {
                 "`listen.max_connections` must be at least 1",
             ));
         }
+        for (path, file) in [
+            ("tls.certificate", &self.tls.certificate),
+            ("tls.private_key", &self.tls.private_key),
+        ] {
+            if file.is_none() && !self.tls.addresses.is_empty() {
+                faults.push(
+                    Fault::new(place("tls.addresses"), format!("`tls.addresses` needs `{path}`")).advise(
+                        "name the certificate chain and its private key, both PEM files, or remove `tls.addresses`",
+                    ),
+                );
+            }
+        }
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.filter) {
             faults.push(
                 Fault::new(place("log.filter"), format!("`log.filter`: {error}")).advise(
@@ -220,13 +251,15 @@ impl Config {
 
     /// What the homeserver is told.
     pub(crate) fn homeserver(&self, data_dir: &Path) -> homeserver::Config {
+        let server_name = self
+            .server_name
+            .parse()
+            .expect("the name was checked when the configuration was read");
         homeserver::Config {
-            server_name: self
-                .server_name
-                .parse()
-                .expect("the name was checked when the configuration was read"),
-            data_dir: data_dir.to_owned(),
-            public_base_url: self.public_url(),
+            registration: self.registration.clone(),
+            auth: self.auth.clone(),
+            rate_limits: self.rate_limits.clone(),
+            ..homeserver::Config::new(server_name, data_dir.to_owned(), self.public_url())
         }
     }
 
@@ -391,6 +424,10 @@ mod tests {
             ("server_name = \"\"", "is not a server name"),
             ("[listen]\naddresses = []", "l.toml:2:13: `listen.addresses` is empty"),
             ("[listen]\nmax_connections = 0", "must be at least 1"),
+            (
+                "[tls]\naddresses = [\"0.0.0.0:443\"]",
+                "l.toml:2:13: `tls.addresses` needs `tls.certificate`",
+            ),
             ("[log]\nfilter = \"a=b=c\"", "l.toml:2:10: `log.filter`"),
             (
                 "[log]\nformat = \"xml\"",

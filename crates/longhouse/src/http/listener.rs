@@ -11,13 +11,24 @@ use axum::extract::ConnectInfo;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use relay::RelayHandle;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+use super::tls::{Peeked, is_turn};
 use crate::config::Listen;
+
+/// What a TLS listener needs besides: the certificate, and the relay for TURN over TLS.
+#[derive(Clone)]
+pub(crate) struct Tls {
+    pub(crate) acceptor: TlsAcceptor,
+    pub(crate) relay: Option<RelayHandle>,
+}
 
 /// What all listeners share.
 #[derive(Debug, Clone)]
@@ -42,13 +53,13 @@ impl Server {
         }
     }
 
-    /// Serves one socket until shutdown.
-    pub(crate) fn serve(&self, listener: TcpListener) {
+    /// Serves one socket until shutdown, over TLS where there is an acceptor.
+    pub(crate) fn serve(&self, listener: TcpListener, tls: Option<Tls>) {
         let server = self.clone();
-        self.tasks.spawn(async move { server.accept(listener).await });
+        self.tasks.spawn(async move { server.accept(listener, tls).await });
     }
 
-    async fn accept(self, listener: TcpListener) {
+    async fn accept(self, listener: TcpListener, tls: Option<Tls>) {
         loop {
             // A place first, a connection second: what exceeds the cap waits in the kernel's queue.
             let accepted = async {
@@ -63,9 +74,16 @@ impl Server {
             let Ok(place) = place else { return };
             match accepted {
                 Ok((stream, peer)) => {
-                    let server = self.clone();
-                    self.tasks
-                        .spawn(async move { server.connection(stream, peer, place).await });
+                    // Answers are already whole; waiting to merge them costs latency.
+                    let _ = stream.set_nodelay(true);
+                    let (server, tls) = (self.clone(), tls.clone());
+                    self.tasks.spawn(async move {
+                        match tls {
+                            Some(tls) => server.tls_connection(stream, peer, tls).await,
+                            None => server.connection(stream, peer).await,
+                        }
+                        drop(place);
+                    });
                 }
                 Err(error) => {
                     // Out of file descriptors, mostly: accepting again at once would only spin.
@@ -76,8 +94,27 @@ impl Server {
         }
     }
 
-    async fn connection(self, stream: TcpStream, peer: SocketAddr, _place: OwnedSemaphorePermit) {
-        let _ = stream.set_nodelay(true);
+    async fn tls_connection(self, stream: TcpStream, peer: SocketAddr, tls: Tls) {
+        let Ok(server) = stream.local_addr() else { return };
+        let opening = async { Peeked::new(tls.acceptor.accept(stream).await?).await };
+        let opened = tokio::select! {
+            () = self.shutdown.cancelled() => return,
+            opened = tokio::time::timeout(self.header_timeout, opening) => opened,
+        };
+        match opened {
+            Ok(Ok(Some((first, stream)))) => match tls.relay {
+                Some(relay) if is_turn(first) => relay.serve_stream(stream, peer, server),
+                _ => self.connection(stream, peer).await,
+            },
+            Ok(Ok(None)) | Err(_) => {}
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+        }
+    }
+
+    async fn connection<S>(self, stream: S, peer: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let activity = Arc::new(Activity::new());
         let service = {
             let (router, activity) = (self.router.clone(), Arc::clone(&activity));

@@ -6,3 +6,4 @@ pub(crate) mod listener;
 pub(crate) mod page;
 pub(crate) mod request;
 pub(crate) mod status;
+pub(crate) mod tls;

@@ -8,6 +8,8 @@ use axum::{Json, Router};
 use http::header::CACHE_CONTROL;
 use serde::Serialize;
 
+use crate::admin::first_admin::FirstAdmin;
+
 /// Everything but what can change while the process runs.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Status {
@@ -16,7 +18,6 @@ pub(crate) struct Status {
     pub(crate) homeserver_url: String,
     /// `closed`, `token` or `open`.
     pub(crate) registration: &'static str,
-    pub(crate) needs_first_administrator: bool,
     pub(crate) services: Vec<Service>,
 }
 
@@ -78,11 +79,24 @@ impl Reach {
     }
 }
 
-pub(crate) fn router(status: Status) -> Router {
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    needs_first_administrator: bool,
+}
+
+pub(crate) fn router(status: Status, first: FirstAdmin) -> Router {
     Router::new().route(
         "/_longhouse/status",
         // GET /_longhouse/status: what the page shows.
-        get(move || async move { ([(CACHE_CONTROL, "no-store")], Json(serde_json::json!(status))) }),
+        get(move || async move {
+            let body = Body {
+                status: &status,
+                needs_first_administrator: first.is_needed().await,
+            };
+            ([(CACHE_CONTROL, "no-store")], Json(serde_json::json!(body)))
+        }),
     )
 }
 
