@@ -23,10 +23,13 @@ mod writer;
 pub mod account_data;
 pub mod accounts;
 pub mod devices;
+pub mod events;
 pub mod keys;
 pub mod media;
 pub mod push;
 pub mod receipts;
+pub mod rooms;
+pub mod state;
 pub mod to_device;
 
 pub use config::Config;

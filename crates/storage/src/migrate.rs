@@ -10,6 +10,7 @@ use crate::{Conn, Dialect, OpenError};
 const STEPS: &[(i64, &str, &str)] = &[
     (1, "core", include_str!("../migrations/0001_core.sql")),
     (2, "accounts", include_str!("../migrations/0002_accounts.sql")),
+    (3, "rooms", include_str!("../migrations/0003_rooms.sql")),
     (4, "sync", include_str!("../migrations/0004_sync.sql")),
     (6, "media", include_str!("../migrations/0006_media.sql")),
     (7, "devices", include_str!("../migrations/0007_devices.sql")),
