@@ -15,6 +15,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The URL that clients reach this server at, without a trailing slash: `https://chat.example.org`.
     pub public_base_url: String,
+    /// `[rooms]`.
+    pub rooms: crate::room::Config,
     /// `[registration]`.
     pub registration: accounts::RegistrationConfig,
     /// `[auth]`.
@@ -30,6 +32,7 @@ impl Config {
             server_name,
             data_dir,
             public_base_url,
+            rooms: crate::room::Config::default(),
             registration: accounts::RegistrationConfig::default(),
             auth: accounts::AuthConfig::default(),
             rate_limits: limits::Config::default(),

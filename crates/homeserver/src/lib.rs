@@ -13,6 +13,7 @@ pub mod devices;
 pub mod limits;
 #[cfg_attr(not(test), expect(dead_code, reason = "read by the sync endpoint, which follows"))]
 pub mod push;
+pub mod room;
 #[expect(dead_code, reason = "read by the sync endpoint, which follows")]
 pub mod sync;
 

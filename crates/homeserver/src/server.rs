@@ -11,6 +11,7 @@ use crate::{
     devices::Devices,
     limits::Limits,
     push::Push,
+    room::Rooms,
     sync::{self, Notifier, Streams},
 };
 
@@ -29,9 +30,11 @@ pub struct Services {
     /// The time.
     pub clock: Clock,
     /// The signing key.
-    pub keys: Keys,
+    pub keys: Arc<Keys>,
     /// Users, their sessions, and who a request comes from.
     pub accounts: Accounts,
+    /// Rooms: their events, state and members.
+    pub rooms: Rooms,
     /// What devices hear of.
     pub sync: Streams,
     /// Push rules, and whom events notify.
@@ -68,13 +71,22 @@ impl Homeserver {
         clock: Clock,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
-        let keys = Keys::open(&store).await?;
+        let keys = Arc::new(Keys::open(&store).await?);
         let notifier = Arc::new(Notifier::new(store.positions().current()));
         let sync = Streams::new(store.clone(), clock.clone(), notifier.clone());
         let push = Push::open(config.server_name.clone(), store.clone(), notifier).await?;
         let accounts = Accounts::new(store.clone(), clock.clone(), &config);
         let devices = Devices::open(store.clone()).await?;
         let limits = Limits::new(config.rate_limits.clone(), clock.clone());
+        let tasks = TaskTracker::new();
+        let rooms = Rooms::new(
+            config.rooms.clone(),
+            store.clone(),
+            clock.clone(),
+            keys.clone(),
+            config.server_name.clone(),
+            tasks.clone(),
+        );
         let homeserver = Self(Arc::new(Services {
             config,
             store,
@@ -85,7 +97,8 @@ impl Homeserver {
             limits,
             sync,
             push,
-            tasks: TaskTracker::new(),
+            rooms,
+            tasks,
             shutdown,
         }));
         homeserver.tasks.spawn(homeserver.clone().keep_accounts());
