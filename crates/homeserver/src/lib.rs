@@ -9,6 +9,7 @@
 pub mod client_api;
 
 pub mod accounts;
+pub mod calls;
 pub mod devices;
 pub mod limits;
 #[cfg_attr(not(test), expect(dead_code, reason = "read by the sync endpoint, which follows"))]

@@ -8,6 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Clock, Config, Keys,
     accounts::Accounts,
+    calls::Calls,
     devices::Devices,
     limits::Limits,
     push::Push,
@@ -39,6 +40,8 @@ pub struct Services {
     pub sync: Streams,
     /// Push rules, and whom events notify.
     pub push: Push,
+    /// Calls: credentials, entry to the SFU, delayed events.
+    pub calls: Calls,
     /// Devices and their keys.
     pub devices: Devices,
     /// Rate limits.
@@ -75,6 +78,7 @@ impl Homeserver {
         let notifier = Arc::new(Notifier::new(store.positions().current()));
         let sync = Streams::new(store.clone(), clock.clone(), notifier.clone());
         let push = Push::open(config.server_name.clone(), store.clone(), notifier).await?;
+        let calls = Calls::open(&store, &clock).await?;
         let accounts = Accounts::new(store.clone(), clock.clone(), &config);
         let devices = Devices::open(store.clone()).await?;
         let limits = Limits::new(config.rate_limits.clone(), clock.clone());
@@ -93,6 +97,7 @@ impl Homeserver {
             clock,
             keys,
             accounts,
+            calls,
             devices,
             limits,
             sync,

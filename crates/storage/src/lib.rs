@@ -22,6 +22,7 @@ mod writer;
 
 pub mod account_data;
 pub mod accounts;
+pub mod calls;
 pub mod devices;
 pub mod events;
 pub mod keys;

@@ -12,6 +12,7 @@ const STEPS: &[(i64, &str, &str)] = &[
     (2, "accounts", include_str!("../migrations/0002_accounts.sql")),
     (3, "rooms", include_str!("../migrations/0003_rooms.sql")),
     (4, "sync", include_str!("../migrations/0004_sync.sql")),
+    (5, "calls", include_str!("../migrations/0005_calls.sql")),
     (6, "media", include_str!("../migrations/0006_media.sql")),
     (7, "devices", include_str!("../migrations/0007_devices.sql")),
 ];

@@ -13,7 +13,7 @@ const VERSIONS: &[&str] = &[
 ];
 
 /// Unstable features that work here, by the module that makes them work. Only what a client can rely on.
-const UNSTABLE_FEATURES: &[&[&str]] = &[];
+const UNSTABLE_FEATURES: &[&[&str]] = &[super::calls::UNSTABLE_FEATURES];
 
 pub(super) fn router() -> Router<Homeserver> {
     Router::new()
@@ -48,7 +48,11 @@ async fn capabilities(State(_): State<Homeserver>, Auth(_): Auth) -> Result<Json
 
 /// `GET /.well-known/matrix/client`: client-server API, "Server Discovery".
 async fn well_known_client(State(hs): State<Homeserver>) -> Json<Value> {
-    Json(json!({ "m.homeserver": { "base_url": hs.config.public_base_url } }))
+    let mut document = json!({ "m.homeserver": { "base_url": hs.config.public_base_url } });
+    if let Some((key, foci)) = super::calls::well_known(&hs) {
+        document[key] = foci;
+    }
+    Json(document)
 }
 
 /// `GET /.well-known/matrix/server`: server-server API, "Resolving server names".

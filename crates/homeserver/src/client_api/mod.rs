@@ -10,12 +10,14 @@ mod interactive;
 
 mod account;
 mod account_data;
+mod calls;
 mod devices;
 mod discovery;
 mod filters;
 mod login;
 mod push_rules;
 mod register;
+mod sfu_service;
 
 use axum::{
     Router, middleware,
@@ -29,6 +31,8 @@ pub use extract::{Auth, ClientIp, JsonBody, OptionalAuth, Ruma, RumaResponse, Ru
 
 use crate::Homeserver;
 
+pub use sfu_service::SERVICE_PATH as SFU_SERVICE_PATH;
+
 /// Everything under `/_matrix`, `/_synapse` and `/.well-known/matrix`, with the answers for unknown
 /// paths and wrong methods, and CORS headers on every answer.
 pub fn router(homeserver: Homeserver) -> Router {
@@ -37,6 +41,8 @@ pub fn router(homeserver: Homeserver) -> Router {
         .merge(filters::router())
         .merge(push_rules::router())
         .merge(account::router())
+        .merge(calls::router())
+        .merge(sfu_service::router())
         .merge(devices::router())
         .merge(discovery::router())
         .merge(login::router())

@@ -1,0 +1,212 @@
+//! Who may enter the SFU: the decision, the token, and the memory of it that makes an SFU
+//! participant a Matrix device again (`CallMember` of a room).
+
+use std::{collections::HashMap, time::Duration};
+
+use credentials::livekit::{self, RoomGrant};
+use parking_lot::RwLock;
+use ruma::{DeviceId, OwnedRoomId, RoomId, UserId};
+use storage::{Store, calls::SfuGrant};
+
+use super::MediaControl;
+use crate::{Homeserver, client_api::ApiError};
+
+/// The slot of a room's one call, as Element Call names it.
+pub const ROOM_CALL_SLOT: &str = "m.call#ROOM";
+
+/// How long a token lets a client enter; the SFU refreshes it during the session.
+const TOKEN_VALID: Duration = Duration::from_secs(3600);
+
+/// How long a grant is remembered: a session may outlast its token by far.
+const GRANT_REMEMBERED_MS: u64 = 24 * 3600 * 1000;
+
+/// Who asks to enter, and how they will be named there.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// The user, proven.
+    pub user_id: &'a UserId,
+    /// The device, as claimed by the user.
+    pub device_id: &'a str,
+    /// The Matrix room.
+    pub room_id: &'a RoomId,
+    /// The call in the room.
+    pub slot_id: &'a str,
+    /// The name in the SFU.
+    pub identity: Identity<'a>,
+    /// A delayed event of the user that is to be sent when the participant is gone.
+    pub delayed_leave: Option<&'a str>,
+}
+
+/// The two ways to name a participant in use.
+#[derive(Debug, Clone, Copy)]
+pub enum Identity<'a> {
+    /// `@user:server:DEVICE`.
+    Legacy,
+    /// A hash over user, device and the id of the member event.
+    Hashed {
+        /// `member.id`.
+        member_id: &'a str,
+    },
+}
+
+/// What lets a client into the SFU.
+#[derive(Debug)]
+pub struct Admission {
+    /// Where to connect.
+    pub url: String,
+    /// The token.
+    pub jwt: String,
+}
+
+impl Homeserver {
+    /// Lets a joined member of the room into the room's call.
+    ///
+    /// # Errors
+    /// 403 when the user is not joined; 400 when the delayed leave is not theirs; 404 when the SFU is off.
+    pub async fn admit_to_sfu(&self, entry: &Entry<'_>) -> Result<Admission, ApiError> {
+        let plane = self
+            .calls
+            .plane()
+            .and_then(|plane| Some((plane.control.clone(), plane.sfu.clone()?)));
+        let Some((control, urls)) = plane else {
+            return Err(ApiError::not_found("This server has no SFU: `sfu.enabled` is off."));
+        };
+        let room = self.rooms.find(entry.room_id).await?;
+        if !room.is_some_and(|room| room.state().is_joined(entry.user_id)) {
+            return Err(ApiError::forbidden(
+                "Only joined members of the room may enter its call.",
+            ));
+        }
+        let sfu_room = livekit::room_alias(entry.room_id.as_str(), entry.slot_id);
+        let identity = match entry.identity {
+            Identity::Legacy => livekit::legacy_identity(entry.user_id.as_str(), entry.device_id),
+            Identity::Hashed { member_id } => {
+                livekit::hashed_identity(entry.user_id.as_str(), entry.device_id, member_id)
+            }
+        };
+        let now = self.clock.now_ms();
+        self.calls
+            .grants
+            .keep(SfuGrant {
+                sfu_room: sfu_room.clone(),
+                identity: identity.clone(),
+                room_id: entry.room_id.to_string(),
+                user_id: entry.user_id.to_string(),
+                device_id: entry.device_id.to_owned(),
+                expires_at: i64::try_from(now + GRANT_REMEMBERED_MS).unwrap_or(i64::MAX),
+            })
+            .await?;
+        if let Some(delay_id) = entry.delayed_leave {
+            self.calls
+                .delayed
+                .delegate(delay_id, entry.user_id, &sfu_room, &identity)
+                .await?;
+        }
+        control.open_room(&sfu_room);
+        let jwt = self.calls.sfu_key.mint(
+            &identity,
+            RoomGrant::participant(sfu_room),
+            now / 1000,
+            TOKEN_VALID.as_secs(),
+        );
+        Ok(Admission {
+            url: urls.websocket_url,
+            jwt,
+        })
+    }
+}
+
+/// The grants that are remembered, by SFU room and identity.
+#[derive(Debug)]
+pub struct Grants {
+    store: Store,
+    known: RwLock<HashMap<(String, String), SfuGrant>>,
+}
+
+impl Grants {
+    pub(crate) async fn open(store: Store) -> Result<Self, storage::Error> {
+        let kept = store.sfu_grants().await?;
+        let known = kept
+            .into_iter()
+            .map(|g| ((g.sfu_room.clone(), g.identity.clone()), g))
+            .collect();
+        Ok(Self {
+            store,
+            known: RwLock::new(known),
+        })
+    }
+
+    /// After a restart, clients come back with the tokens they have: their rooms must be open.
+    pub(crate) fn reopen_rooms(&self, control: &dyn MediaControl, now_ms: u64) {
+        for grant in self.known.read().values() {
+            if u64::try_from(grant.expires_at).is_ok_and(|ends| ends > now_ms) {
+                control.open_room(&grant.sfu_room);
+            }
+        }
+    }
+
+    async fn keep(&self, grant: SfuGrant) -> Result<(), storage::Error> {
+        let key = (grant.sfu_room.clone(), grant.identity.clone());
+        self.store.keep_sfu_grant(grant.clone()).await?;
+        self.known.write().insert(key, grant);
+        Ok(())
+    }
+
+    /// Whom this participant stands for.
+    pub(crate) fn of(&self, sfu_room: &str, identity: &str) -> Option<SfuGrant> {
+        self.known
+            .read()
+            .get(&(sfu_room.to_owned(), identity.to_owned()))
+            .cloned()
+    }
+
+    /// The grants of a user: in one room, or in all.
+    pub(crate) fn of_user(&self, user_id: &UserId, room_id: Option<&RoomId>) -> Vec<SfuGrant> {
+        let known = self.known.read();
+        let of_user = known.values().filter(|g| g.user_id == user_id.as_str());
+        of_user
+            .filter(|g| room_id.is_none_or(|room| g.room_id == room.as_str()))
+            .cloned()
+            .collect()
+    }
+
+    /// Whether any identity of this device is in the SFU room.
+    pub(crate) fn device_is_present(
+        &self,
+        control: &dyn MediaControl,
+        room_id: &RoomId,
+        user_id: &UserId,
+        device_id: &str,
+    ) -> bool {
+        self.of_user(user_id, Some(room_id))
+            .iter()
+            .any(|grant| grant.device_id == device_id && control.is_present(&grant.sfu_room, &grant.identity))
+    }
+
+    /// Drops what has expired.
+    pub(crate) fn forget_expired(&self, now_ms: u64) {
+        self.known
+            .write()
+            .retain(|_, g| u64::try_from(g.expires_at).is_ok_and(|ends| ends > now_ms));
+    }
+
+    /// The rooms that grants were given for.
+    pub(crate) fn rooms(&self) -> Vec<OwnedRoomId> {
+        let mut rooms: Vec<_> = self
+            .known
+            .read()
+            .values()
+            .filter_map(|g| OwnedRoomId::try_from(g.room_id.as_str()).ok())
+            .collect();
+        rooms.sort();
+        rooms.dedup();
+        rooms
+    }
+}
+
+/// Whether a device id is one that may stand in an identity: bounded, and without the separator that would let one
+/// device pass for another user's.
+pub fn is_plausible_device(device_id: &str) -> bool {
+    let id: &DeviceId = device_id.into();
+    !id.as_str().is_empty() && id.as_str().len() <= 255
+}
