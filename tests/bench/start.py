@@ -50,8 +50,8 @@ def one_start(folder):
     config.write_text(
         f'server_name = "bench.test"\ndata_dir = "{folder}/data"\n'
         f'[listen]\naddresses = ["127.0.0.1:{http}"]\npublic_url = "http://127.0.0.1:{http}"\n'
-        f'[turn]\nudp_listen = ["127.0.0.1:{turn}"]\ntcp_listen = ["127.0.0.1:{turn}"]\n'
-        f'[sfu]\nudp_listen = ["127.0.0.1:{sfu_udp}"]\ntcp_listen = ["127.0.0.1:{sfu_tcp}"]\n'
+        f'[turn]\nlisten = ["127.0.0.1:{turn}"]\n'
+        f'[sfu]\nudp_listen = "127.0.0.1:{sfu_udp}"\ntcp_listen = "127.0.0.1:{sfu_tcp}"\n'
     )
     with open(folder / "log", "ab") as log:
         began = time.perf_counter()

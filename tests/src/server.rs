@@ -86,10 +86,10 @@ impl Setup {
             .set("", "data_dir", format!("{:?}", data.display().to_string()))
             .set("listen", "addresses", format!("[\"127.0.0.1:{http}\"]"))
             .set("listen", "public_url", format!("\"http://127.0.0.1:{http}\""))
-            .set("turn", "udp_listen", format!("[\"127.0.0.1:{turn}\"]"))
-            .set("turn", "tcp_listen", format!("[\"127.0.0.1:{turn}\"]"))
-            .set("sfu", "udp_listen", format!("[\"127.0.0.1:{sfu}\"]"))
-            .set("sfu", "tcp_listen", format!("[\"127.0.0.1:{sfu}\"]"));
+            .set("turn", "listen", format!("[\"127.0.0.1:{turn}\"]"))
+            .set("sfu", "udp_listen", format!("\"127.0.0.1:{sfu}\""))
+            .set("sfu", "tcp_listen", format!("\"127.0.0.1:{sfu}\""))
+            .set("sfu", "offer_loopback", "true");
         if let Some(url) = database.url() {
             setup = setup.set("database", "url", format!("{url:?}"));
         }
