@@ -18,5 +18,5 @@ pub use echo::UdpEcho;
 pub use matrix::{Answer, Client, PASSWORD, SyncedEvent, messages_in};
 pub use ports::{free_port, udp_ports_bound};
 pub use script::Script;
-pub use server::{Ended, Server, Setup, command_line};
+pub use server::{Ended, Server, Setup, command_line, program};
 pub use waiting::eventually;

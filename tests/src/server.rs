@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fmt::Write as _,
     fs::{self, OpenOptions},
     path::{Path, PathBuf},
@@ -181,15 +182,12 @@ impl Server {
             .append(true)
             .open(&self.log)
             .expect("the log file is writable");
-        let process = Command::new(environment::binary())
+        let process = command_line(self.directory.path())
             .arg("serve")
             .arg("--config")
             .arg(&self.config)
-            .current_dir(self.directory.path())
-            .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file handle can be duplicated"))
             .stderr(log)
-            .kill_on_drop(true)
             .spawn()
             .expect("the longhouse binary can be started");
         self.process = Some(process);
@@ -289,7 +287,12 @@ impl Drop for Server {
 
 /// The `longhouse` command in a working directory of its own, without the environment's settings.
 pub fn command_line(directory: &Path) -> Command {
-    let mut command = Command::new(environment::binary());
+    program(environment::binary(), directory)
+}
+
+/// Any program in a working directory of its own, without the environment's settings for the server.
+pub fn program(name: impl AsRef<OsStr>, directory: &Path) -> Command {
+    let mut command = Command::new(name);
     command.current_dir(directory).stdin(Stdio::null()).kill_on_drop(true);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("LONGHOUSE_") {

@@ -1,11 +1,16 @@
 //! What somebody meets first: a start without any file, the one-time link, mistakes in the configuration, and the
 //! administration commands while the server runs and while it is stopped.
 
-use std::{fs, path::Path, process::Output, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use system_tests::{Client, Engine, Script, Server, Setup, command_line, eventually, free_port};
+use system_tests::{Client, Engine, Script, Server, Setup, command_line, environment, eventually, free_port, program};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -42,16 +47,24 @@ impl Unconfigured {
         Client::new(format!("http://127.0.0.1:{}", self.http))
     }
 
-    /// Starts and waits for the answer; what it prints goes to `printed`.
+    /// Starts on a terminal and waits for the answer; what the terminal shows goes to `printed` as well.
     async fn start(&self, printed: &Path) -> Child {
-        let file = fs::File::create(printed).expect("the temporary directory is writable");
-        let both = file.try_clone().expect("a file handle can be duplicated");
-        let process = self
-            .command()
-            .stdout(file)
-            .stderr(both)
+        let binary = environment::binary().display();
+        let mut terminal = program("script", self.folder.path());
+        terminal
+            .args([
+                "--quiet",
+                "--flush",
+                "--return",
+                "--command",
+                &format!("exec '{binary}'"),
+            ])
+            .arg(printed)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdout(Stdio::null());
+        let process = terminal
             .spawn()
-            .expect("the longhouse binary can be started");
+            .expect("script (package bsdutils or util-linux) can be started");
         let client = self.client();
         eventually("the unconfigured server answers", Duration::from_secs(30), async || {
             client.answers().await.then_some(())
