@@ -248,7 +248,7 @@ fn access_token(parts: &Parts) -> Result<Option<String>, ApiError> {
         .map(std::borrow::Cow::into_owned))
 }
 
-async fn read_body(body: axum::body::Body) -> Result<Bytes, ApiError> {
+pub(super) async fn read_body(body: axum::body::Body) -> Result<Bytes, ApiError> {
     // The error does not say whether it was the limit or the connection; on a broken connection nobody reads this.
     axum::body::to_bytes(body, MAX_BODY)
         .await

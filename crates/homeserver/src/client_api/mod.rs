@@ -7,17 +7,25 @@ mod cors;
 mod error;
 mod extract;
 mod interactive;
+mod room_arguments;
 
 mod account;
 mod account_data;
 mod calls;
+mod create_room;
 mod devices;
+mod directory;
 mod discovery;
 mod filters;
 mod login;
+mod members;
+mod membership;
+mod messages;
 mod push_rules;
 mod register;
+mod send;
 mod sfu_service;
+mod state;
 
 use axum::{
     Router, middleware,
@@ -47,6 +55,13 @@ pub fn router(homeserver: Homeserver) -> Router {
         .merge(discovery::router())
         .merge(login::router())
         .merge(register::router())
+        .merge(create_room::router())
+        .merge(directory::router())
+        .merge(members::router())
+        .merge(membership::router())
+        .merge(messages::router())
+        .merge(send::router())
+        .merge(state::router())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(cors::allow_any_origin))

@@ -261,11 +261,7 @@ impl RoomState {
     /// The level that one of the room's general actions needs.
     pub fn action_level(&self, action: RoomPowerLevelsIntField) -> ruma::Int {
         self.power_levels()
-            .and_then(|levels| {
-                levels
-                    .get_as_int_or_default(action, &self.rules.authorization)
-                    .ok()
-            })
+            .and_then(|levels| levels.get_as_int_or_default(action, &self.rules.authorization).ok())
             .unwrap_or_else(|| match action {
                 // Without a power levels event every state event may be sent by anyone who may send events.
                 RoomPowerLevelsIntField::StateDefault => 0.into(),

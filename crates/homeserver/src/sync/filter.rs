@@ -211,7 +211,11 @@ impl RoomFilter {
 }
 
 impl EventFilter {
-    fn of_room(definition: RoomEventDefinition) -> Result<Self, FilterError> {
+    /// The filter of an endpoint that reads one room.
+    ///
+    /// # Errors
+    /// When a list is too long.
+    pub(crate) fn of_room(definition: RoomEventDefinition) -> Result<Self, FilterError> {
         within("types", definition.types.as_deref().unwrap_or_default())?;
         within("not_types", &definition.not_types)?;
         within("senders", definition.senders.as_deref().unwrap_or_default())?;

@@ -12,6 +12,7 @@ mod typing;
 mod typing_stream;
 
 pub(crate) use account_data::AccountDataError;
+pub(crate) use filter::EventFilter;
 pub(crate) use filters::FilterLookup;
 pub use notifier::{Change, Notifier, RoomStream};
 
