@@ -7,7 +7,6 @@ mod delay;
 use std::time::{Duration, Instant};
 
 use super::rtcp::{PacketArrival, TransportFeedback};
-use super::rtp::SequenceExtender;
 use delay::{DelayTrend, Usage};
 
 /// Packets whose feedback may be outstanding; a power of two.
@@ -36,7 +35,6 @@ pub struct SendHistory {
     origin: Instant,
     next: u64,
     packets: Vec<Sent>,
-    extender: SequenceExtender,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +50,6 @@ impl SendHistory {
             origin,
             next: 1,
             packets: Vec::new(),
-            extender: SequenceExtender::default(),
         }
     }
 
@@ -85,12 +82,11 @@ impl SendHistory {
         ((sequence - 1) as usize) & (HISTORY - 1)
     }
 
-    fn get(&mut self, number: u16) -> Option<Sent> {
+    fn get(&self, number: u16) -> Option<Sent> {
         // Numbers refer to the recent past: extended against the newest sent.
         let newest = self.next - 1;
         let behind = (newest as u16).wrapping_sub(number);
         let sequence = newest.checked_sub(u64::from(behind)).filter(|s| *s > 0)?;
-        self.extender.extend(number);
         self.packets
             .get(self.index(sequence))
             .filter(|sent| sent.sequence == sequence)
@@ -138,7 +134,7 @@ impl BandwidthEstimate {
     }
 
     /// The subscriber's transport-wide feedback.
-    pub fn transport_feedback(&mut self, now: Instant, feedback: &TransportFeedback<'_>, history: &mut SendHistory) {
+    pub fn transport_feedback(&mut self, now: Instant, feedback: &TransportFeedback<'_>, history: &SendHistory) {
         let (mut received, mut lost) = (0_u32, 0_u32);
         let mut usage = Usage::Normal;
         for PacketArrival { sequence, arrival_us } in feedback.arrivals() {

@@ -123,7 +123,8 @@ impl ReceiveStats {
             ssrc,
             fraction_lost: fraction as u8,
             cumulative_lost: (expected as i64 - self.received as i64).clamp(-0x80_0000, 0x7F_FFFF) as i32,
-            highest_sequence: highest as u32,
+            // Our count begins after one full cycle; the RFC's begins at none.
+            highest_sequence: highest.wrapping_sub(1 << 16) as u32,
             jitter: self.jitter_16 >> 4,
             last_sender_report,
             delay_since_last_sender_report: delay,
@@ -196,7 +197,7 @@ mod tests {
         }
         let report = stats.report(begin, 1).expect("packets came");
         assert_eq!((report.cumulative_lost, report.fraction_lost), (3, (3 * 256 / 7) as u8));
-        assert_eq!(report.highest_sequence & 0xFFFF, 4);
+        assert_eq!(report.highest_sequence, (1 << 16) | 4, "one wrap");
         assert_eq!(report.jitter, 0);
         assert_eq!(stats.report(begin, 1).expect("still").fraction_lost, 0);
         assert_eq!(stats.repaired(3), stats.extender.peek(3));
