@@ -12,7 +12,6 @@ mod logging;
 mod media;
 mod ports;
 mod ready;
-mod secrets;
 mod serve;
 mod wellknown;
 

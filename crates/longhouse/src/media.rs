@@ -1,42 +1,80 @@
-//! Starts the relay and the SFU around one in-process switch, and gives each what only the process knows: secrets, and
-//! the other's addresses. Knows no Matrix.
+//! Starts the relay and the SFU around one in-process switch and connects them with the homeserver: what would be a
+//! network, a token and a webhook between three programs is a function call and a channel here.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 
-use credentials::turn::TurnSecret;
 use fabric::switch::Switch;
+use futures_util::future::BoxFuture;
+use homeserver::Homeserver;
+use homeserver::calls::media::SfuUrls;
+use homeserver::calls::{MediaControl, MediaEvent, MediaPlane, PartingReason};
+use homeserver::client_api::SFU_SERVICE_PATH;
 use relay::RelayHandle;
+use sfu::{IceServer, LeaveReason, SfuEvent, SfuHandle, Surroundings};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, host_of};
 use crate::http::status::{Reach, Service, ServiceName, ServiceState};
-use crate::secrets::Secrets;
+
+/// Where the SFU's signalling is mounted.
+pub(crate) const SIGNALLING_PATH: &str = "/livekit/sfu";
+/// Events of calls that may wait for the homeserver.
+const EVENTS: usize = 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MediaError {
     #[error("the relay cannot start: {0}")]
     Relay(#[from] relay::StartError),
+    #[error("the SFU cannot start: {0}\n  choose another port in section [sfu], or set `sfu.enabled = false`")]
+    Sfu(#[from] sfu::StartError),
 }
 
-/// What runs, and what others need to know of it.
+/// What runs, and where clients find it.
+#[derive(Clone)]
 pub(crate) struct Media {
     pub(crate) relay: Option<RelayHandle>,
+    pub(crate) sfu: Option<SfuHandle>,
     /// `turn:` addresses for clients; empty without a relay.
-    pub(crate) turn_uris: Vec<String>,
+    turn_uris: Vec<String>,
 }
 
 impl Media {
-    /// Starts what the configuration asks for.
-    pub(crate) fn start(config: &Config, secrets: &Secrets, shutdown: &CancellationToken) -> Result<Self, MediaError> {
+    /// Starts what the configuration asks for and connects the homeserver with it.
+    pub(crate) async fn start(
+        config: &Config,
+        homeserver: &Homeserver,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, MediaError> {
         let switch = Switch::new();
-        let turn_secret = TurnSecret::new(secrets.turn.reveal());
+        let (event_sender, events) = mpsc::channel(EVENTS);
+        // The relay must know the SFU's sockets, the SFU's clients the relay's: the addresses follow when both stand.
+        let turn_uris: Arc<OnceLock<Vec<String>>> = Arc::default();
+        let sfu = if config.sfu.enabled {
+            let surroundings = Surroundings {
+                key: homeserver.calls.sfu_key().clone(),
+                switch: switch.clone(),
+                events: event_sender,
+                ice_servers: ice_servers(Arc::clone(&turn_uris), homeserver.clone()),
+                shutdown: shutdown.clone(),
+            };
+            Some(sfu::start(config.sfu.clone(), surroundings).await?)
+        } else {
+            None
+        };
         let relay = if config.turn.enabled {
+            let sfu_addresses = sfu.as_ref().map(|sfu| sfu.media_addresses().udp).unwrap_or_default();
+            let secret = homeserver.calls.turn_secret().clone();
+            let realm = &config.server_name;
             Some(relay::start(
                 &config.turn,
-                turn_secret,
-                &config.server_name,
+                secret,
+                realm,
                 switch,
-                Vec::new(),
+                sfu_addresses,
                 shutdown.clone(),
             )?)
         } else {
@@ -46,11 +84,24 @@ impl Media {
             .as_ref()
             .map(|relay| relay_uris(config, relay.listeners()))
             .unwrap_or_default();
-        Ok(Self { relay, turn_uris: uris })
+        // Nobody else sets it.
+        let _ = turn_uris.set(uris.clone());
+        let media = Self {
+            relay,
+            sfu,
+            turn_uris: uris,
+        };
+        let plane = MediaPlane {
+            control: Arc::new(media.clone()),
+            turn_uris: media.turn_uris.clone(),
+            sfu: media.sfu.is_some().then(|| sfu_urls(&config.public_url())),
+        };
+        tasks.spawn(forward(events, homeserver.connect_media(plane), shutdown.clone()));
+        Ok(media)
     }
 
     /// What the page says about relay and SFU.
-    pub(crate) fn services(&self, config: &Config) -> [Service; 1] {
+    pub(crate) fn services(&self, config: &Config) -> [Service; 2] {
         let relay = match &self.relay {
             Some(relay) => {
                 let listeners = relay.listeners().iter().map(|(_, address)| *address);
@@ -63,14 +114,122 @@ impl Media {
             }
             None => off(ServiceName::Relay, "The configuration says `turn.enabled = false`."),
         };
-        [relay]
+        let calls = match &self.sfu {
+            Some(sfu) => {
+                let addresses = sfu.media_addresses();
+                running(ServiceName::Calls, &[addresses.udp, addresses.tcp].concat())
+            }
+            None => off(ServiceName::Calls, "The configuration says `sfu.enabled = false`."),
+        };
+        [relay, calls]
     }
 
     /// Resolves when both have ended, after the shutdown token was cancelled.
     pub(crate) async fn stopped(&self) {
+        if let Some(sfu) = &self.sfu {
+            sfu.stopped().await;
+        }
         if let Some(relay) = &self.relay {
             relay.stopped().await;
         }
+    }
+}
+
+impl MediaControl for Media {
+    fn open_room(&self, sfu_room: &str) {
+        if let Some(sfu) = &self.sfu {
+            sfu.ensure_room(sfu_room);
+        }
+    }
+
+    fn is_present(&self, sfu_room: &str, identity: &str) -> bool {
+        self.sfu
+            .as_ref()
+            .is_some_and(|sfu| sfu.has_participant(sfu_room, identity))
+    }
+
+    fn remove_participant<'a>(&'a self, sfu_room: &'a str, identity: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Some(sfu) = &self.sfu {
+                sfu.remove_participant(sfu_room, identity).await;
+            }
+        })
+    }
+
+    fn close_allocations<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Some(relay) = &self.relay {
+                let allocations = relay.close_user(user_id).await;
+                if allocations > 0 {
+                    tracing::info!(user_id, allocations, "relay allocations ended");
+                }
+            }
+        })
+    }
+}
+
+/// Tells the homeserver what happens in calls, until shutdown.
+async fn forward(
+    mut events: mpsc::Receiver<SfuEvent>,
+    homeserver: mpsc::Sender<MediaEvent>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let event = tokio::select! {
+            () = shutdown.cancelled() => return,
+            event = events.recv() => event,
+        };
+        let Some(event) = event else { return };
+        // A homeserver that listens no more is shutting down.
+        if homeserver.send(translated(event)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn translated(event: SfuEvent) -> MediaEvent {
+    match event {
+        SfuEvent::ParticipantJoined { room, identity } => MediaEvent::Joined {
+            sfu_room: room,
+            identity,
+        },
+        SfuEvent::ParticipantLeft { room, identity, reason } => MediaEvent::Left {
+            sfu_room: room,
+            identity,
+            reason: match reason {
+                LeaveReason::Left => PartingReason::Left,
+                LeaveReason::MediaGone => PartingReason::MediaGone,
+                LeaveReason::Removed | LeaveReason::RoomClosed => PartingReason::Removed,
+                LeaveReason::Duplicate => PartingReason::Replaced,
+                LeaveReason::Shutdown => PartingReason::Shutdown,
+            },
+        },
+    }
+}
+
+fn ice_servers(uris: Arc<OnceLock<Vec<String>>>, homeserver: Homeserver) -> sfu::IceServers {
+    Arc::new(move |identity: &str| {
+        let Some(urls) = uris.get().filter(|uris| !uris.is_empty()) else {
+            return Vec::new();
+        };
+        let credentials = homeserver.calls.mint_turn(identity);
+        vec![IceServer {
+            urls: urls.clone(),
+            username: credentials.username,
+            credential: credentials.password,
+        }]
+    })
+}
+
+fn sfu_urls(public_url: &str) -> SfuUrls {
+    let websocket = match public_url.split_once("://") {
+        Some(("http", rest)) => format!("ws://{rest}"),
+        Some((_, rest)) => format!("wss://{rest}"),
+        None => format!("wss://{public_url}"),
+    };
+    SfuUrls {
+        service_url: format!("{public_url}{SFU_SERVICE_PATH}"),
+        websocket_url: format!("{websocket}{SIGNALLING_PATH}"),
     }
 }
 
@@ -103,6 +262,13 @@ fn relay_uris(config: &Config, listeners: &[(relay::Protocol, SocketAddr)]) -> V
         }
     }
     uris.sort_by_key(|uri| uri.ends_with("tcp"));
+    // The certificate is made out to the name: TLS clients must use it.
+    for address in config.tls.addresses.iter().filter(|_| config.tls.certificate.is_some()) {
+        let uri = format!("turns:{public_host}:{}?transport=tcp", address.port());
+        if !uris.contains(&uri) {
+            uris.push(uri);
+        }
+    }
     uris
 }
 
@@ -214,6 +380,13 @@ mod tests {
             ),
             ["turn:127.0.0.1:9?transport=udp", "turn:[::1]:9?transport=udp"]
         );
+        let mut config = Config {
+            server_name: "example.org".to_owned(),
+            ..Config::default()
+        };
+        config.tls.addresses = vec![address("0.0.0.0:443"), address("[::]:443")];
+        config.tls.certificate = Some("chain.pem".into());
+        assert_eq!(relay_uris(&config, &[]), ["turns:example.org:443?transport=tcp"]);
         assert_eq!(stun_uri("turn:[::1]:9?transport=udp"), "stun:[::1]:9");
     }
 }

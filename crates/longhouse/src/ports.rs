@@ -64,6 +64,11 @@ fn ports(config: &Config) -> Vec<Port> {
             });
         }
     }
+    if config.sfu.enabled {
+        let (udp, tcp) = (config.sfu.udp_listen, config.sfu.tcp_listen);
+        ports.extend(udp.map(|address| Port::new("udp", address, "media of group calls")));
+        ports.extend(tcp.map(|address| Port::new("tcp", address, "media of group calls without UDP")));
+    }
     ports.retain({
         let mut seen = Vec::new();
         move |port: &Port| {
@@ -161,8 +166,10 @@ mod tests {
             "tcp  8008         127.0.0.1         HTTP",
             "ufw allow 3478/tcp",
             "ufw allow 3478/udp",
+            "ufw allow 7882/udp",
+            "firewall-cmd --permanent --add-port=7881/tcp",
             "ufw allow 49160:49200/udp",
-            "udp dport { 3478, 49160-49200 } accept",
+            "udp dport { 3478, 7882, 49160-49200 } accept",
         ] {
             assert!(text.contains(part), "lacks {part}: {text}");
         }

@@ -20,12 +20,12 @@ use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::http::health::{self, Readiness};
 use crate::http::listener::{Server, Tls};
+use crate::http::metrics::{self, MetricsError};
 use crate::http::page;
 use crate::http::request::{self, TrustedProxies};
 use crate::http::status::{self, Service, ServiceName, ServiceState, Status};
 use crate::http::tls::{Certificate, TlsError};
-use crate::media::{Media, MediaError};
-use crate::secrets::Secrets;
+use crate::media::{Media, MediaError, SIGNALLING_PATH};
 use crate::{limits, logging};
 
 /// Requests still unanswered this long after shutdown began are cut off.
@@ -53,6 +53,8 @@ pub(crate) enum ServeError {
         "this data directory belongs to the server {kept}, not {configured}\n  a server's name never changes: set `server_name = \"{kept}\"`, or use another `data_dir`"
     )]
     OtherServer { kept: String, configured: String },
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("cannot listen on {address}: {source}\n  {}", listen_advice(.source, .key))]
@@ -99,8 +101,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 
     let data_dir = DataDir::open(&config.data_dir)?;
     let homeserver = start_homeserver(&config, &data_dir, shutdown.clone()).await?;
-    let secrets = Secrets::load(&homeserver.store).await?;
-    let media = Media::start(&config, &secrets, &shutdown)?;
+    let media = Media::start(&config, &homeserver, &tasks, &shutdown).await?;
 
     let (first_admin, link) = FirstAdmin::prepare(&homeserver, &config.public_url(), data_dir.path()).await?;
     let administration = Administration::new({
@@ -111,6 +112,12 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         }
     });
     socket::serve(data_dir.path(), administration, &tasks, shutdown.clone()).map_err(ServeError::AdminSocket)?;
+
+    if config.metrics.enabled {
+        let router = metrics::install(&tasks, shutdown.clone())?;
+        let server = Server::new(router, &config.listen, tasks.clone(), shutdown.clone());
+        server.serve(bind(config.metrics.address, "metrics.address", "metrics").await?, None);
+    }
 
     let router = compose(&config, &homeserver, &media, &first_admin, readiness.clone());
     let server = Server::new(router, &config.listen, tasks.clone(), shutdown.clone());
@@ -235,6 +242,9 @@ fn compose(
 ) -> Router {
     let proxies = TrustedProxies(config.listen.trusted_proxies.clone().into());
     let mut router = client_api::router(homeserver.clone()).merge(health::router(readiness));
+    if let Some(sfu) = &media.sfu {
+        router = router.nest(SIGNALLING_PATH, sfu.router());
+    }
     if config.web.enabled {
         router = router
             .merge(page::router())

@@ -1,6 +1,7 @@
 //! `longhouse wellknown`: how the web server of the bare domain answers where this server is (client-server API, "Server
 //! Discovery"; server-server API, "Server discovery"). Pure text; knows the two documents and five web servers.
 
+use homeserver::client_api::SFU_SERVICE_PATH;
 use serde_json::json;
 
 use crate::cli::WellknownTarget;
@@ -29,7 +30,11 @@ struct Documents {
 impl Documents {
     fn of(config: &Config) -> Self {
         let public_url = config.public_url();
-        let client = json!({ "m.homeserver": { "base_url": public_url } });
+        let mut client = json!({ "m.homeserver": { "base_url": public_url } });
+        if config.sfu.enabled {
+            client["org.matrix.msc4143.rtc_foci"] =
+                json!([{ "type": "livekit", "livekit_service_url": format!("{public_url}{SFU_SERVICE_PATH}") }]);
+        }
         Self {
             domain: host_of(&config.server_name).to_owned(),
             client: client.to_string(),
@@ -166,7 +171,8 @@ mod tests {
         ] {
             let text = text(&config, target);
             for part in [
-                r#"{"m.homeserver":{"base_url":"https://example.org"}}"#,
+                r#"{"m.homeserver":{"base_url":"https://example.org"}"#,
+                r#""livekit_service_url":"https://example.org/livekit/jwt""#,
                 r#"{"m.server":"example.org:443"}"#,
             ] {
                 assert!(text.contains(part), "{target:?} lacks {part}: {text}");

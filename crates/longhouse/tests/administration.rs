@@ -24,7 +24,8 @@ impl Site {
             "server_name = \"example.test\"\n\
              [listen]\naddresses = [\"{address}\"]\npublic_url = \"http://{address}\"\n\
              [auth]\npassword_hash = \"fast\"\n\
-             [turn]\nlisten = [\"127.0.0.1:0\"]\n"
+             [turn]\nlisten = [\"127.0.0.1:0\"]\n\
+             [sfu]\nudp_listen = \"127.0.0.1:0\"\ntcp_listen = \"127.0.0.1:0\"\n"
         );
         std::fs::write(directory.path().join("longhouse.toml"), text).expect("written");
         Self { directory, address }
@@ -228,6 +229,30 @@ fn the_first_administrator_is_made_by_the_link_once() {
     assert_eq!(needed(), json!(false));
     assert!(!Path::new(&file).exists());
     assert!(site.ok(&["user", "list"]).contains("@alice:example.test\tadmin"));
+    running.stop();
+}
+
+#[test]
+fn every_part_answers_at_one_address() {
+    let site = Site::new();
+    let running = site.start();
+    let nothing = json!({});
+    let (status, body) = site.http("GET", "/_longhouse/status", &nothing);
+    let services = body["services"].as_array().expect("a list");
+    let states: Vec<&Value> = services.iter().map(|service| &service["state"]).collect();
+    assert_eq!((status, states), (200, vec![&json!("running"); 3]), "{body}");
+    assert!(site.http("GET", "/_matrix/client/versions", &nothing).1["versions"].is_array());
+    let (status, body) = site.http("GET", "/_matrix/client/v3/nothing", &nothing);
+    assert_eq!((status, &body["errcode"]), (404, &json!("M_UNRECOGNIZED")));
+    let (status, body) = site.http("DELETE", "/_matrix/client/versions", &nothing);
+    assert_eq!((status, &body["errcode"]), (405, &json!("M_UNRECOGNIZED")));
+    assert_eq!(
+        site.http("GET", "/livekit/sfu/rtc/validate", &nothing).0,
+        401,
+        "the SFU wants a token"
+    );
+    assert_eq!(site.http("GET", "/livekit/jwt/healthz", &nothing).0, 200);
+    assert_eq!(site.http("GET", "/", &nothing).0, 200);
     running.stop();
 }
 

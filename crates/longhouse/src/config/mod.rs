@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use homeserver::accounts::{AuthConfig, RegistrationConfig};
 use homeserver::limits;
+use homeserver::room::{self, SUPPORTED_VERSIONS};
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -34,7 +35,9 @@ pub(crate) struct Config {
     pub(crate) database: storage::Config,
     pub(crate) registration: RegistrationConfig,
     pub(crate) auth: AuthConfig,
+    pub(crate) rooms: Rooms,
     pub(crate) turn: relay::Config,
+    pub(crate) sfu: sfu::Config,
     pub(crate) rate_limits: limits::Config,
     pub(crate) log: Log,
     pub(crate) metrics: Metrics,
@@ -51,7 +54,9 @@ impl Default for Config {
             database: storage::Config::default(),
             registration: RegistrationConfig::default(),
             auth: AuthConfig::default(),
+            rooms: Rooms::default(),
             turn: relay::Config::default(),
+            sfu: sfu::Config::default(),
             rate_limits: limits::Config::default(),
             log: Log::default(),
             metrics: Metrics::default(),
@@ -125,6 +130,22 @@ impl TryFrom<String> for PublicUrl {
 impl fmt::Display for PublicUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// What rooms are made of.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Rooms {
+    /// One of [`SUPPORTED_VERSIONS`].
+    pub(crate) default_version: String,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self {
+            default_version: room::Config::default().default_version.to_string(),
+        }
     }
 }
 
@@ -239,6 +260,19 @@ impl Config {
                 );
             }
         }
+        if !SUPPORTED_VERSIONS
+            .iter()
+            .any(|version| version.as_str() == self.rooms.default_version)
+        {
+            let supported: Vec<&str> = SUPPORTED_VERSIONS.iter().map(|version| version.as_str()).collect();
+            faults.push(
+                Fault::new(
+                    place("rooms.default_version"),
+                    format!("there is no room version `{}` here", self.rooms.default_version),
+                )
+                .advise(format!("the versions are {}", supported.join(", "))),
+            );
+        }
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.filter) {
             faults.push(
                 Fault::new(place("log.filter"), format!("`log.filter`: {error}")).advise(
@@ -255,7 +289,13 @@ impl Config {
             .server_name
             .parse()
             .expect("the name was checked when the configuration was read");
+        let version = SUPPORTED_VERSIONS
+            .into_iter()
+            .find(|version| version.as_str() == self.rooms.default_version);
         homeserver::Config {
+            rooms: room::Config {
+                default_version: version.expect("the version was checked when the configuration was read"),
+            },
             registration: self.registration.clone(),
             auth: self.auth.clone(),
             rate_limits: self.rate_limits.clone(),
@@ -427,6 +467,10 @@ mod tests {
             (
                 "[tls]\naddresses = [\"0.0.0.0:443\"]",
                 "l.toml:2:13: `tls.addresses` needs `tls.certificate`",
+            ),
+            (
+                "[rooms]\ndefault_version = \"99\"",
+                "there is no room version `99` here",
             ),
             ("[log]\nfilter = \"a=b=c\"", "l.toml:2:10: `log.filter`"),
             (

@@ -3,6 +3,7 @@
 
 pub(crate) mod health;
 pub(crate) mod listener;
+pub(crate) mod metrics;
 pub(crate) mod page;
 pub(crate) mod request;
 pub(crate) mod status;

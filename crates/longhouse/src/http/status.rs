@@ -41,6 +41,7 @@ pub(crate) struct Service {
 pub(crate) enum ServiceName {
     Chat,
     Relay,
+    Calls,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
