@@ -102,6 +102,32 @@ impl Slots {
         Some(slot)
     }
 
+    /// A further section of our own, where the server offers.
+    pub(crate) fn add(
+        &mut self,
+        kind: Kind,
+        subscription: usize,
+        codecs: Vec<Negotiated>,
+        extensions: Vec<Extension>,
+    ) -> &Slot {
+        let mid = self.slots.len().to_string();
+        let carries = Carries::Subscription(subscription);
+        self.slots.push(Slot {
+            mid,
+            kind,
+            receives: true,
+            carries,
+            codecs,
+            extensions,
+        });
+        self.slots.last().expect("just pushed")
+    }
+
+    /// Every section, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter()
+    }
+
     /// Ends what `subscription` was given; whether it had a section.
     pub(crate) fn release(&mut self, subscription: usize) -> bool {
         let slot = self

@@ -66,7 +66,7 @@ impl Room {
     pub(crate) fn new_peer(&mut self, key: usize, now: Instant) -> Peer {
         let participant = &self.participants[key];
         // A lite agent cannot reach a Firefox behind a relay, because Firefox makes no peer-reflexive candidates there.
-        let full = participant.is_firefox() || participant.protocol() <= 5;
+        let full = participant.is_firefox() || participant.disable_ice_lite || participant.protocol() <= 5;
         let local = IceCredentials::random();
         let params = PeerParams {
             local,
@@ -86,7 +86,7 @@ impl Room {
             Setup::Passive => DtlsRole::Active,
         };
         if peer.transport.is_restart(&remote.ice) {
-            let local = IceCredentials::random();
+            let local = peer.next_local.take().unwrap_or_else(IceCredentials::random);
             peer.transport.restart_ice(now, local, remote.ice.clone());
             self.attach(key, side);
         } else {
@@ -317,6 +317,8 @@ impl Peer {
             session_id: u64::from_be_bytes(clock::random()) >> 2,
             version: 1,
             registered: Vec::new(),
+            offering: super::dual::Offering::default(),
+            next_local: None,
             asked_at: None,
             reliable: None,
             lossy: None,

@@ -14,6 +14,7 @@ use slab::Slab;
 
 use super::{
     ConnectionId,
+    dual::Offering,
     forwarding::{IncomingMedia, OutgoingMedia},
     negotiation::Slots,
     subscription::Subscription,
@@ -22,7 +23,7 @@ use crate::{
     clock,
     sdp::Description,
     signal::{connection::Outbound, join::JoinParameters},
-    transport::{ChannelId, ConnectionKey, PeerTransport, Registration},
+    transport::{ChannelId, ConnectionKey, IceCredentials, PeerTransport, Registration},
 };
 
 /// What a client may do, from its token.
@@ -94,6 +95,10 @@ pub(crate) struct Peer {
     pub(crate) version: u64,
     /// Names under which the transport is known to the sockets; more than one after ICE restarts.
     pub(crate) registered: Vec<Registration>,
+    /// Offers of ours, where the server offers.
+    pub(crate) offering: Offering,
+    /// Our credentials of the ICE session that the last offer begins.
+    pub(crate) next_local: Option<IceCredentials>,
     /// When the client was last asked for sections.
     pub(crate) asked_at: Option<Instant>,
     pub(crate) reliable: Option<ChannelId>,
@@ -138,6 +143,7 @@ pub(crate) struct Participant {
     pub(crate) single_connection: bool,
     pub(crate) auto_subscribe: bool,
     pub(crate) allow_pause: bool,
+    pub(crate) disable_ice_lite: bool,
     pub(crate) joined_at_ms: i64,
     pub(crate) joined_at: Instant,
     pub(crate) stage: Stage,
@@ -200,6 +206,7 @@ impl Participant {
             single_connection: parameters.single_connection,
             auto_subscribe: parameters.auto_subscribe,
             allow_pause: parameters.allow_pause,
+            disable_ice_lite: parameters.disable_ice_lite,
             joined_at_ms: clock::unix_millis(),
             joined_at: now,
             stage: Stage::Joined,

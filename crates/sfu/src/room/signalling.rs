@@ -225,6 +225,7 @@ impl Room {
         if let Some(offer) = join.parameters.offer {
             self.offer(key, offer, now);
         }
+        self.restart_subscriber(key, now);
         self.request_sections(key, now);
     }
 
@@ -235,7 +236,7 @@ impl Room {
         };
         match message {
             SignalIn::Offer(offer) => self.offer(key, offer, now),
-            SignalIn::Answer(answer) => self.answer(key, answer, now),
+            SignalIn::Answer(answer) => self.answer(key, &answer, now),
             SignalIn::Trickle(trickle) => self.trickle(key, &trickle, now),
             SignalIn::AddTrack(request) => self.add_track(key, request, now),
             SignalIn::Mute(request) => self.mute(key, &request),
@@ -422,6 +423,14 @@ impl Room {
         if let Err(error) = self.take_offer(key, &offer, now) {
             info!(room = %self.name, participant = %self.participants[key].sid, %error, "offer refused");
             metrics::counter!("sfu_offers_refused_total").increment(1);
+            let farewell = leave(DisconnectReason::StateMismatch, Action::Reconnect);
+            self.remove(key, LeaveReason::MediaGone, Some(farewell), now);
+        }
+    }
+
+    fn answer(&mut self, key: usize, answer: &SessionDescription, now: Instant) {
+        if let Err(error) = self.take_answer(key, answer, now) {
+            info!(room = %self.name, participant = %self.participants[key].sid, %error, "answer refused");
             let farewell = leave(DisconnectReason::StateMismatch, Action::Reconnect);
             self.remove(key, LeaveReason::MediaGone, Some(farewell), now);
         }

@@ -170,7 +170,7 @@ impl Room {
     }
 
     /// The publisher learns once that somebody receives its track.
-    fn tell_subscribed(&mut self, publication: usize) {
+    pub(crate) fn tell_subscribed(&mut self, publication: usize) {
         let publication = &mut self.publications[publication];
         if !std::mem::replace(&mut publication.subscription_told, true) {
             let track_sid = publication.sid().to_owned();

@@ -37,7 +37,7 @@ const VIDEO_EXTENSIONS: &[&str] = &[
     VIDEO_ORIENTATION,
 ];
 const AUDIO_FEEDBACK: &[&str] = &["nack"];
-const VIDEO_FEEDBACK: &[&str] = &["transport-cc", "ccm fir", "nack", "nack pli"];
+pub(crate) const VIDEO_FEEDBACK: &[&str] = &["transport-cc", "ccm fir", "nack", "nack pli"];
 
 /// The codecs that are negotiated with their MIME types, the first being what clients fall back to.
 pub const CODECS: &[(Codec, &str)] = &[

@@ -31,6 +31,8 @@ pub struct JoinParameters {
     pub adaptive_stream: bool,
     /// The server may pause video when the line is too thin.
     pub allow_pause: bool,
+    /// The server is to send checks of its own.
+    pub disable_ice_lite: bool,
     /// Initial metadata.
     pub metadata: String,
     /// Initial attributes.
@@ -98,6 +100,7 @@ pub fn single_connection(query: &HashMap<String, String>) -> Result<JoinParamete
         auto_subscribe: settings.auto_subscribe,
         adaptive_stream: settings.adaptive_stream,
         allow_pause: settings.subscriber_allow_pause.unwrap_or(settings.adaptive_stream),
+        disable_ice_lite: settings.disable_ice_lite,
         metadata: request.metadata,
         attributes: request.participant_attributes,
         add_tracks: request.add_track_requests,
@@ -133,6 +136,7 @@ pub fn dual_connection(query: &HashMap<String, String>) -> Result<JoinParameters
         auto_subscribe: flag("auto_subscribe").unwrap_or(true),
         adaptive_stream,
         allow_pause: flag("subscriber_allow_pause").unwrap_or(adaptive_stream),
+        disable_ice_lite: flag("disable_ice_lite").unwrap_or(false),
         resume: flag("reconnect").unwrap_or(false).then(|| text("sid")),
         ..JoinParameters::default()
     })
