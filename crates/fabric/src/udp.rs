@@ -133,8 +133,9 @@ impl UdpSocket {
     /// Only what concerns the socket as a whole; errors that an earlier datagram provoked from the network are skipped.
     pub async fn recv(&self, batch: &mut RecvBatch) -> io::Result<()> {
         loop {
-            match self.io.async_io(Interest::READABLE, || self.recv_now(batch)).await {
-                Err(error) if is_transient(&error) => {}
+            self.io.readable().await?;
+            match self.try_recv(batch) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_transient(&error) => {}
                 other => return other,
             }
         }
@@ -145,7 +146,18 @@ impl UdpSocket {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] when nothing is; otherwise as [`UdpSocket::recv`].
     pub fn try_recv(&self, batch: &mut RecvBatch) -> io::Result<()> {
-        self.io.try_io(Interest::READABLE, || self.recv_now(batch))
+        let mut received = Err(io::ErrorKind::WouldBlock.into());
+        let exhausted = self.io.try_io(Interest::READABLE, || {
+            received = self.recv_now(batch);
+            match &received {
+                // The queue is empty: forget the readiness here instead of asking the kernel once more.
+                Ok(()) if batch.filled < BATCH_SIZE => Err(io::ErrorKind::WouldBlock.into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(()),
+            }
+        });
+        debug_assert!(exhausted.is_ok() || exhausted.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
+        received
     }
 
     /// Resolves when the socket is worth a [`UdpSocket::try_recv`]; lets several sockets share one batch.

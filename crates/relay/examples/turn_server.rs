@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         listen: vec![listen.parse()?],
         allow_peers: arguments.map(|net| net.parse()).collect::<Result<_, _>>()?,
         relay_ports: "41000-48999".parse()?,
+        max_allocations_per_user: 4096,
         ..Config::default()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

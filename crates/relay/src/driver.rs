@@ -5,8 +5,14 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,7 +21,7 @@ use fabric::{
     switch::{Arena, Datagram, Delivery, Switch},
     udp::{Coalescer, RecvBatch, Sent, Transmit, UdpSocket},
 };
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered, task::AtomicWaker};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +36,8 @@ mod counters;
 
 /// Receive calls on one socket before the others have their turn.
 const BATCHES_PER_TURN: usize = 4;
+/// Readable sockets served before the queues have their turn.
+const SOCKETS_PER_TURN: usize = 32;
 /// Items taken from a queue per turn.
 const ITEMS_PER_TURN: usize = 128;
 /// How often connections without an allocation are looked at, and how long they may live.
@@ -70,7 +78,7 @@ pub(crate) struct Driver {
 struct Socket {
     socket: Arc<UdpSocket>,
     /// Ends the wait for readability, and with it the last reference, when the socket is closed.
-    closed: CancellationToken,
+    closed: Arc<Closed>,
 }
 
 struct Connected {
@@ -110,6 +118,9 @@ impl Driver {
             readable.push(listener.readable(Source::Listener(index)));
         }
         let mut sweep = now().instant + SWEEP_INTERVAL;
+        // Made once: entering them anew for every packet would cost more than the packet.
+        let mut timer = pin!(tokio::time::sleep_until(sweep.into()));
+        let mut stopped = pin!(shutdown.cancelled());
         loop {
             for relayed in self.opened.drain(..) {
                 if let Some(relay) = self.relays.get(&relayed) {
@@ -117,11 +128,23 @@ impl Driver {
                 }
             }
             let deadline = self.server.poll_timeout().map_or(sweep, |deadline| deadline.min(sweep));
+            if timer.deadline() != deadline.into() {
+                timer.as_mut().reset(deadline.into());
+            }
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = &mut stopped => return,
                 Some(source) = readable.next(), if !readable.is_empty() => {
-                    if let Some(source) = source {
-                        self.drain(source, &mut batch);
+                    let mut next = Some(source);
+                    for _ in 0..SOCKETS_PER_TURN {
+                        let Some(source) = next else { break };
+                        if let Some(source) = source {
+                            self.drain(source, &mut batch);
+                            readable.extend(self.socket(source).map(|socket| socket.readable(source)));
+                        }
+                        next = readable.next().now_or_never().flatten();
+                    }
+                    // Taken, but the turn is over: it is still readable, and watched again.
+                    if let Some(Some(source)) = next {
                         readable.extend(self.socket(source).map(|socket| socket.readable(source)));
                     }
                 }
@@ -134,7 +157,7 @@ impl Driver {
                     events.drain(..).for_each(|event| self.connection_event(event));
                 }
                 Some(control) = queues.control.recv() => self.control(control),
-                () = tokio::time::sleep_until(deadline.into()) => {
+                () = &mut timer => {
                     let now = now().instant;
                     self.server.handle_timeout(now);
                     self.perform();
@@ -388,7 +411,7 @@ impl Driver {
 
     fn close_relay(&mut self, relayed: &SocketAddr) {
         if let Some(relay) = self.relays.remove(relayed) {
-            relay.closed.cancel();
+            relay.closed.close();
         }
     }
 
@@ -413,20 +436,39 @@ impl Socket {
     fn new(socket: UdpSocket) -> Self {
         Self {
             socket: Arc::new(socket),
-            closed: CancellationToken::new(),
+            closed: Arc::default(),
         }
     }
 
     /// Resolves when there is something to receive; to `None` when the socket was closed.
     fn readable(&self, source: Source) -> impl Future<Output = Option<Source>> + use<> {
-        let socket = Arc::clone(&self.socket);
-        let closed = self.closed.clone();
-        async move {
-            closed
-                .run_until_cancelled(socket.readable())
-                .await?
-                .ok()
-                .map(|()| source)
+        let (socket, closed) = (Arc::clone(&self.socket), Arc::clone(&self.closed));
+        poll_fn(move |cx| match closed.poll(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => socket.poll_readable(cx).map(|ready| ready.ok().map(|()| source)),
+        })
+    }
+}
+
+/// A flag that wakes the one future that watches it.
+#[derive(Default)]
+struct Closed {
+    closed: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Closed {
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.closed.load(Ordering::Acquire) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 }

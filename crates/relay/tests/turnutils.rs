@@ -13,10 +13,6 @@ const PEER: &str = "/usr/bin/turnutils_peer";
 
 fn start(config: Config) -> (RelayHandle, SocketAddr, CancellationToken) {
     let shutdown = CancellationToken::new();
-    let config = Config {
-        listen: vec!["127.0.0.1:0".parse().expect("literal")],
-        ..config
-    };
     let relay = relay::start(
         &config,
         TurnSecret::new("north"),
@@ -37,8 +33,16 @@ fn start(config: Config) -> (RelayHandle, SocketAddr, CancellationToken) {
 
 fn outside() -> Config {
     Config {
+        listen: vec!["127.0.0.1:0".parse().expect("literal")],
         allow_peers: vec!["127.0.0.0/8".parse().expect("literal")],
         relay_ports: "41000-41999".parse().expect("literal"),
+        ..Config::default()
+    }
+}
+
+fn inside(listen: &str) -> Config {
+    Config {
+        listen: vec![listen.parse().expect("literal")],
         ..Config::default()
     }
 }
@@ -139,7 +143,7 @@ async fn relays_between_two_clients_without_a_port() {
     if !available() {
         return;
     }
-    let (relay, server, _shutdown) = start(Config::default());
+    let (relay, server, _shutdown) = start(inside("127.0.0.1:0"));
     for (name, flags) in [
         ("UDP", &["-y", "-c"][..]),
         ("UDP with RTCP", &["-y"]),
@@ -151,6 +155,17 @@ async fn relays_between_two_clients_without_a_port() {
         assert_eq!(sent, received, "{name}");
         assert_eq!(relay.stats().open_sockets, 0, "{name}: no relay port was needed");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_between_two_clients_over_ipv6() {
+    if !available() || std::net::UdpSocket::bind("[::1]:0").is_err() {
+        return;
+    }
+    let (relay, server, _shutdown) = start(inside("[::1]:0"));
+    let (sent, received) = uclient(server, &["-x", "-y", "-c", "-n", "20", "-m", "2"]).await;
+    assert!(sent >= 40 && sent == received, "{sent} sent, {received} received");
+    assert_eq!(relay.stats().open_sockets, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
