@@ -12,10 +12,8 @@ pub mod accounts;
 pub mod calls;
 pub mod devices;
 pub mod limits;
-#[cfg_attr(not(test), expect(dead_code, reason = "read by the sync endpoint, which follows"))]
 pub mod push;
 pub mod room;
-#[expect(dead_code, reason = "read by the sync endpoint, which follows")]
 pub mod sync;
 
 mod clock;

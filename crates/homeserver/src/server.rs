@@ -12,7 +12,7 @@ use crate::{
     devices::Devices,
     limits::Limits,
     push::Push,
-    room::Rooms,
+    room::{Listeners, Rooms},
     sync::{self, Notifier, Streams},
 };
 
@@ -39,7 +39,7 @@ pub struct Services {
     /// What devices hear of.
     pub sync: Streams,
     /// Push rules, and whom events notify.
-    pub push: Push,
+    pub push: Arc<Push>,
     /// Calls: credentials, entry to the SFU, delayed events.
     pub calls: Calls,
     /// Devices and their keys.
@@ -77,8 +77,8 @@ impl Homeserver {
         let keys = Arc::new(Keys::open(&store).await?);
         let notifier = Arc::new(Notifier::new(store.positions().current()));
         let sync = Streams::new(store.clone(), clock.clone(), notifier.clone());
-        let push = Push::open(config.server_name.clone(), store.clone(), notifier).await?;
         let calls = Calls::open(&store, &clock).await?;
+        let push = Arc::new(Push::open(config.server_name.clone(), store.clone(), notifier.clone()).await?);
         let accounts = Accounts::new(store.clone(), clock.clone(), &config);
         let devices = Devices::open(store.clone()).await?;
         let limits = Limits::new(config.rate_limits.clone(), clock.clone());
@@ -89,7 +89,11 @@ impl Homeserver {
             clock.clone(),
             keys.clone(),
             config.server_name.clone(),
-            tasks.clone(),
+            Listeners {
+                tasks: tasks.clone(),
+                notifier: notifier.clone(),
+                push: push.clone(),
+            },
         );
         let homeserver = Self(Arc::new(Services {
             config,

@@ -21,17 +21,22 @@ mod login;
 mod members;
 mod membership;
 mod messages;
+mod notifications;
 mod push_rules;
+mod receipts;
 mod register;
 mod send;
 mod sfu_service;
 mod state;
+mod sync;
+mod typing;
 
 use axum::{
     Router, middleware,
     response::{IntoResponse as _, Response},
 };
 use http::{StatusCode, header};
+use ruma::{RoomId, UserId};
 use serde_json::value::RawValue;
 
 pub use error::ApiError;
@@ -47,7 +52,11 @@ pub fn router(homeserver: Homeserver) -> Router {
     Router::new()
         .merge(account_data::router())
         .merge(filters::router())
+        .merge(notifications::router())
         .merge(push_rules::router())
+        .merge(receipts::router())
+        .merge(sync::router())
+        .merge(typing::router())
         .merge(account::router())
         .merge(calls::router())
         .merge(sfu_service::router())
@@ -66,6 +75,16 @@ pub fn router(homeserver: Homeserver) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(cors::allow_any_origin))
         .with_state(homeserver)
+}
+
+/// Refuses who is not a joined member of the room.
+async fn require_joined(hs: &Homeserver, user_id: &UserId, room_id: &RoomId) -> Result<(), ApiError> {
+    let room = hs.rooms.find(room_id).await?;
+    if room.is_some_and(|room| room.state().is_joined(user_id)) {
+        Ok(())
+    } else {
+        Err(ApiError::forbidden("You are not a member of this room."))
+    }
 }
 
 /// An answer that is JSON text already.

@@ -50,7 +50,11 @@ async fn set_read_markers(
     ];
     for (receipt_type, event_id) in markers {
         if let Some(event_id) = event_id.clone() {
-            let new = NewReceipt { receipt_type, thread: ReceiptThread::Unthreaded, event_id };
+            let new = NewReceipt {
+                receipt_type,
+                thread: ReceiptThread::Unthreaded,
+                event_id,
+            };
             hs.set_receipt(&req.body.room_id, sender, new).await?;
         }
     }

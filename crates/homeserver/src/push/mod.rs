@@ -4,8 +4,8 @@
 mod evaluate;
 mod ignored;
 pub(crate) mod rules;
+mod threads;
 
-pub use evaluate::{LocalMember, PushRoom};
 pub(crate) use ignored::{IGNORED_USERS, IgnoreLists};
 pub(crate) use rules::{PUSH_RULES, RuleError, ruleset_json};
 

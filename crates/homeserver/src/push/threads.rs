@@ -33,7 +33,9 @@ pub(crate) fn thread_relation(event: &RawValue) -> ThreadRelation {
         rel_type: String,
         event_id: OwnedEventId,
     }
-    let relation = serde_json::from_str::<Event>(event.get()).ok().and_then(|event| event.content.relates_to);
+    let relation = serde_json::from_str::<Event>(event.get())
+        .ok()
+        .and_then(|event| event.content.relates_to);
     match relation {
         Some(RelatesTo { rel_type, event_id }) if rel_type == "m.thread" => ThreadRelation::InThread(event_id),
         Some(RelatesTo { event_id, .. }) => ThreadRelation::RelatedTo(event_id),
@@ -54,8 +56,12 @@ impl Push {
                 ThreadRelation::None => return Ok(None),
                 ThreadRelation::RelatedTo(target) => target,
             };
-            let Some(row) = self.store.event(target.as_str()).await? else { return Ok(None) };
-            let Ok(json) = RawValue::from_string(row.json) else { return Ok(None) };
+            let Some(row) = self.store.event(target.as_str()).await? else {
+                return Ok(None);
+            };
+            let Ok(json) = RawValue::from_string(row.json) else {
+                return Ok(None);
+            };
             relation = thread_relation(&json);
         }
         Ok(match relation {
@@ -78,9 +84,20 @@ mod tests {
             thread_relation(&RawValue::from_string(json!({"content": content}).to_string()).unwrap())
         };
         let to = |rel_type: &str| json!({"m.relates_to": {"rel_type": rel_type, "event_id": "$e"}});
-        assert_eq!(relation(to("m.thread")), ThreadRelation::InThread(owned_event_id!("$e")));
-        assert_eq!(relation(to("m.annotation")), ThreadRelation::RelatedTo(owned_event_id!("$e")));
-        for content in [json!({}), json!({"m.relates_to": {}}), json!({"m.relates_to": 1}), json!(1)] {
+        assert_eq!(
+            relation(to("m.thread")),
+            ThreadRelation::InThread(owned_event_id!("$e"))
+        );
+        assert_eq!(
+            relation(to("m.annotation")),
+            ThreadRelation::RelatedTo(owned_event_id!("$e"))
+        );
+        for content in [
+            json!({}),
+            json!({"m.relates_to": {}}),
+            json!({"m.relates_to": 1}),
+            json!(1),
+        ] {
             assert_eq!(relation(content), ThreadRelation::None);
         }
     }

@@ -42,7 +42,7 @@ pub use state_map::{Membership, StateEntry, StateMap};
 pub use visibility::Visibility;
 pub use worker::{Accepted, Room};
 
-use crate::{Clock, Keys};
+use crate::{Clock, Keys, push::Push, sync::Notifier};
 
 /// The settings of rooms.
 #[derive(Debug, Clone)]
@@ -88,6 +88,9 @@ struct Inner {
     transactions: cache::Transactions,
     recent: cache::Recent,
     changes: broadcast::Sender<RoomChange>,
+    /// Told of what changed before its position is passed.
+    notifier: Arc<Notifier>,
+    push: Arc<Push>,
 }
 
 /// A room in memory or being loaded; `None` inside when there is no such room.
@@ -116,6 +119,14 @@ pub enum RoomChange {
     },
 }
 
+/// Who works for rooms in the background and hears of every event.
+#[derive(Debug, Clone)]
+pub(crate) struct Listeners {
+    pub(crate) tasks: TaskTracker,
+    pub(crate) notifier: Arc<Notifier>,
+    pub(crate) push: Arc<Push>,
+}
+
 impl Rooms {
     pub(crate) fn new(
         config: Config,
@@ -123,8 +134,9 @@ impl Rooms {
         clock: Clock,
         keys: Arc<Keys>,
         server_name: OwnedServerName,
-        tasks: TaskTracker,
+        listeners: Listeners,
     ) -> Self {
+        let Listeners { tasks, notifier, push } = listeners;
         let recent = cache::Recent::new(store.positions().current());
         Self {
             inner: Arc::new(Inner {
@@ -140,6 +152,8 @@ impl Rooms {
                 transactions: cache::Transactions::new(),
                 recent,
                 changes: broadcast::channel(CHANGES).0,
+                notifier,
+                push,
             }),
         }
     }

@@ -11,7 +11,13 @@ use ruma::{
     events::{StateEventType, TimelineEventType},
     state_res::events::RoomPowerLevelsIntField,
 };
-use storage::{events::EventRow, rooms::RoomRow, state::StateGroup};
+use serde_json::value::RawValue;
+use storage::{
+    events::EventRow,
+    push::{Notified, NotifyingEvent},
+    rooms::RoomRow,
+    state::StateGroup,
+};
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, debug};
 
@@ -19,6 +25,7 @@ use super::{
     Error, Event, Proposal, RoomChange, RoomState, Rooms, build,
     pipeline::{self, Context, Verdict},
 };
+use crate::sync::RoomStream;
 
 /// How many waiting proposals are committed together.
 const BATCH: usize = 64;
@@ -385,17 +392,45 @@ impl Rooms {
             events: batch.events.iter().map(|new| new.event.clone()).collect(),
             pruned: batch.redactions.iter().map(|r| r.pruned.clone()).collect(),
         };
+        let mut notifying = Vec::with_capacity(batch.events.len());
+        for new in &batch.events {
+            notifying.push(self.notifying(&batch.state, new, batch.now_ms).await?);
+        }
         let state = Arc::new(batch.state);
         let committed = state.clone();
         let (events, redactions, new_room) = (batch.events, batch.redactions, batch.new_room);
         self.inner
             .store
-            .write::<(), Error, _>(move |tx| Box::pin(persist(tx, state, events, redactions, aliases, new_room)))
+            .write::<(), Error, _>(move |tx| {
+                Box::pin(async move {
+                    persist(tx, state, events, redactions, aliases, new_room).await?;
+                    for (event, notified) in &notifying {
+                        storage::push::record_notified(tx, event, notified).await?;
+                    }
+                    Ok(())
+                })
+            })
             .await?;
         Ok(Some((committed, news)))
     }
 
-    /// Brings the caches up to what was committed.
+    /// Whom an event notifies, to be recorded with it.
+    async fn notifying(&self, state: &RoomState, new: &NewEvent, now_ms: u64) -> Result<Notifying, Error> {
+        let json = RawValue::from_string(new.row.json.clone()).map_err(|e| Error::Internal(e.to_string()))?;
+        let thread = self.inner.push.thread_of(&json).await?;
+        let notified = self.inner.push.evaluate(json, &new.event.sender, state).await?;
+        let event = NotifyingEvent {
+            room_id: state.room_id.to_string(),
+            event_id: new.row.event_id.clone(),
+            thread_id: thread.map(String::from).unwrap_or_default(),
+            sender: new.row.sender.clone(),
+            position: new.row.event_nid,
+            ts: i64::try_from(now_ms).unwrap_or(i64::MAX),
+        };
+        Ok((event, notified))
+    }
+
+    /// Brings the caches up to what was committed, and announces it to readers.
     pub(super) async fn remember(&self, state: &RoomState, news: &News) {
         for event in &news.events {
             self.inner.events.insert_new(event.clone());
@@ -404,7 +439,16 @@ impl Rooms {
             }
             if let (Some(membership), Some(user)) = (event.membership(), event.state_key.as_deref()) {
                 self.inner.members.changed(user, state, event, membership);
+                if let Ok(user) = <&ruma::UserId>::try_from(user) {
+                    let joined = membership == super::Membership::Join;
+                    self.inner
+                        .notifier
+                        .mark_membership(user, &state.room_id, joined, event.nid);
+                }
             }
+            self.inner
+                .notifier
+                .mark_room(&state.room_id, RoomStream::Events, event.nid);
         }
         for event in &news.pruned {
             self.inner.events.replace(event.clone());
@@ -447,6 +491,9 @@ pub(super) struct News {
     pub(super) events: Vec<Arc<Event>>,
     pruned: Vec<Arc<Event>>,
 }
+
+/// An event and whom it notifies.
+type Notifying = (NotifyingEvent, Vec<Notified>);
 
 /// An alias that is made together with its room.
 pub(super) struct Alias {
@@ -501,6 +548,9 @@ async fn persist(
         if let (Some(membership), Some(user)) = (new.event.membership(), new.event.state_key.as_deref()) {
             let (name, nid) = (membership.as_str(), new.row.event_nid);
             storage::rooms::set_membership(tx, state.room_nid, user, name, nid).await?;
+            if matches!(membership, super::Membership::Leave | super::Membership::Ban) {
+                storage::push::forget_room_notifications(tx, user, state.room_id.as_str(), nid).await?;
+            }
         }
         if new.event.kind != TimelineEventType::RoomRedaction
             && let Some(relation) = new.event.relation()

@@ -78,7 +78,7 @@ impl Streams {
     }
 
     /// The filter that a `filter` parameter names or spells out.
-    pub(super) async fn filter(
+    pub(crate) async fn filter(
         &self,
         user_id: &UserId,
         parameter: Option<&str>,

@@ -2,8 +2,7 @@
 //! transaction, and is announced: public ones to the room, private ones to the reader alone.
 
 use ruma::{
-    EventId, OwnedEventId, RoomId, UserId,
-    api::client::receipt::create_receipt::v3::ReceiptType,
+    EventId, OwnedEventId, RoomId, UserId, api::client::receipt::create_receipt::v3::ReceiptType,
     events::receipt::ReceiptThread,
 };
 use serde_json::{json, value::RawValue};
@@ -110,7 +109,10 @@ impl Homeserver {
 
     async fn set_fully_read(&self, room_id: &RoomId, user_id: &UserId, event_id: &EventId) -> Result<(), ReceiptError> {
         let content = json!({ "event_id": event_id }).to_string();
-        Ok(self.sync.write_account_data(user_id, Some(room_id), FULLY_READ, content).await?)
+        Ok(self
+            .sync
+            .write_account_data(user_id, Some(room_id), FULLY_READ, content)
+            .await?)
     }
 
     /// The position and the JSON of an event, if it is in the room.

@@ -72,11 +72,6 @@ impl<T: RoomRows> RoomCache<T> {
         }
         Ok(look(&entry.rows))
     }
-
-    /// Whether the room is held: looking at it costs at most its newest rows.
-    pub(crate) fn holds(&self, room_id: &RoomId) -> bool {
-        self.rooms.lock().contains(room_id)
-    }
 }
 
 /// The receipts of a room, by position and by what they replace.

@@ -4,3 +4,4 @@ mod harness;
 
 mod accounts;
 mod router;
+mod sync;

@@ -1,0 +1,101 @@
+//! Listing what a user was notified of.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State, response::Response};
+use ruma::{RoomId, api::client::push::get_notifications};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{ApiError, Ruma, RumaRouter as _, raw_json};
+use crate::{
+    Homeserver,
+    room::{Event, Format, Viewer},
+};
+
+/// Notifications in one answer, if the client names no number, and at most.
+const DEFAULT_LIMIT: u32 = 20;
+const MAX_LIMIT: u32 = 100;
+
+pub(super) fn router() -> Router<Homeserver> {
+    Router::new().ruma(list)
+}
+
+#[derive(Serialize)]
+struct Answer {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_token: Option<String>,
+    notifications: Vec<Notification>,
+}
+
+#[derive(Serialize)]
+struct Notification {
+    actions: Box<RawValue>,
+    event: Box<RawValue>,
+    read: bool,
+    room_id: String,
+    ts: i64,
+}
+
+/// `GET /_matrix/client/v3/notifications` (spec: client-server API §Listing Notifications).
+async fn list(State(hs): State<Homeserver>, req: Ruma<get_notifications::v3::Request>) -> Result<Response, ApiError> {
+    let sender = req.sender();
+    let before = match &req.body.from {
+        None => i64::MAX,
+        Some(text) => text
+            .parse()
+            .map_err(|_| ApiError::invalid_param("`from` is not a token of this endpoint."))?,
+    };
+    let limit = req
+        .body
+        .limit
+        .map_or(DEFAULT_LIMIT, |n| u32::try_from(n).unwrap_or(MAX_LIMIT))
+        .clamp(1, MAX_LIMIT);
+    let only_highlights = req.body.only.as_deref() == Some("highlight");
+    let rows = hs
+        .store
+        .notifications(sender.user_id.as_str(), before, only_highlights, i64::from(limit))
+        .await?;
+    let full = rows.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+    let next_token = rows.last().filter(|_| full).map(|row| row.position.to_string());
+    let viewer = Viewer {
+        user_id: sender.user_id.clone(),
+        device_id: Some(sender.device_id.clone()),
+    };
+    let mut notifications = Vec::with_capacity(rows.len());
+    for row in rows {
+        let Some(event) = event(&hs, &viewer, &row).await? else {
+            continue;
+        };
+        let actions = RawValue::from_string(row.actions).map_err(ApiError::internal)?;
+        notifications.push(Notification {
+            actions,
+            event,
+            read: row.read,
+            room_id: row.room_id,
+            ts: row.ts,
+        });
+    }
+    let answer = to_raw_value(&Answer {
+        next_token,
+        notifications,
+    })
+    .map_err(ApiError::internal)?;
+    Ok(raw_json(&answer))
+}
+
+async fn event(
+    hs: &Homeserver,
+    viewer: &Viewer,
+    row: &storage::push::Notification,
+) -> Result<Option<Box<RawValue>>, ApiError> {
+    let Ok(room_id) = <&RoomId>::try_from(row.room_id.as_str()) else {
+        return Ok(None);
+    };
+    let events: Vec<Arc<Event>> = hs.rooms.events(room_id, &[row.position]).await?;
+    let json = hs
+        .rooms
+        .client_events(&events, viewer, Format::WithRoomId, None)
+        .await?;
+    Ok(json.into_iter().next())
+}
