@@ -3,5 +3,6 @@
 mod harness;
 
 mod accounts;
+mod calls;
 mod router;
 mod sync;
