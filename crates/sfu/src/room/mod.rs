@@ -18,6 +18,9 @@ mod publishing;
 mod signalling;
 mod subscription;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use credentials::livekit::Claims;

@@ -31,6 +31,8 @@ pub(crate) struct Slot {
     /// The client offered to receive in it.
     pub(crate) receives: bool,
     pub(crate) carries: Carries,
+    /// It carried something before: the client's track keeps the name that the first one had.
+    pub(crate) reused: bool,
     pub(crate) codecs: Vec<Negotiated>,
     pub(crate) extensions: Vec<Extension>,
 }
@@ -83,6 +85,7 @@ impl Slots {
                         kind: section.kind,
                         receives,
                         carries: Carries::Nothing,
+                        reused: false,
                         codecs,
                         extensions,
                     });
@@ -117,6 +120,7 @@ impl Slots {
             kind,
             receives: true,
             carries,
+            reused: false,
             codecs,
             extensions,
         });
@@ -156,6 +160,7 @@ impl Slots {
         for slot in &mut self.slots {
             if slot.carries == Carries::Clearing {
                 slot.carries = Carries::Nothing;
+                slot.reused = true;
             }
         }
     }

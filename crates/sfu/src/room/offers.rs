@@ -249,8 +249,16 @@ impl Room {
         let subscription = self.participants[key].subscriptions.get(subscription)?;
         let publication = self.publications.get(subscription.publication)?;
         let publisher = self.participants.get(publication.owner)?;
+        // Clients of the older protocol know a track by its name, which does not change with the section's next track;
+        // the stream's name then says which track it is, at the price of playing it out of step.
+        let renamed = slot.reused && !self.participants[key].single_connection;
+        let stream = if renamed {
+            publication.sid()
+        } else {
+            publication.stream()
+        };
         Some(OutgoingMedia {
-            stream: format!("{}|{}", publisher.sid, publication.stream()),
+            stream: format!("{}|{stream}", publisher.sid),
             track: publication.sid().to_owned(),
             ssrc: subscription.ssrc,
             rtx_ssrc: (slot.kind == Kind::Video).then_some(subscription.rtx_ssrc),
