@@ -1,6 +1,14 @@
 //! The handle to the database: opening, reading, writing.
 
-use std::{path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -30,6 +38,8 @@ pub struct Store {
 struct Inner {
     engine: Engine,
     positions: Positions,
+    /// Connections given out for reading.
+    reads: AtomicU64,
     /// One extension of the block of positions at a time.
     extending: tokio::sync::Mutex<()>,
 }
@@ -163,6 +173,7 @@ impl Store {
             inner: Arc::new(Inner {
                 engine,
                 positions,
+                reads: AtomicU64::new(0),
                 extending: tokio::sync::Mutex::new(()),
             }),
         }
@@ -181,11 +192,18 @@ impl Store {
         &self.inner.positions
     }
 
+    /// How many connections were given out for reading since the store was opened: what a request costs the
+    /// database, for tests and metrics.
+    pub fn reads(&self) -> u64 {
+        self.inner.reads.load(Ordering::Relaxed)
+    }
+
     /// A connection for reading. It sees every write that was answered before.
     ///
     /// # Errors
     /// When no connection is free within 30 seconds, or the engine is gone.
     pub async fn read(&self) -> Result<Conn, Error> {
+        self.inner.reads.fetch_add(1, Ordering::Relaxed);
         match &self.inner.engine {
             Engine::Sqlite { readers, .. } => Ok(Conn::Sqlite(readers.acquire().await?)),
             Engine::Postgres { pool, .. } => Ok(Conn::Postgres(pool.acquire().await?)),

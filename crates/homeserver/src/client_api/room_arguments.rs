@@ -8,7 +8,7 @@ use ruma::{
 use serde_json::{error::Category, value::RawValue};
 
 use super::{ApiError, extract::read_body};
-use crate::{Homeserver, accounts::Authenticated, room::Viewer};
+use crate::{Homeserver, accounts::Authenticated, room::Viewer, sync::SyncToken};
 
 /// An event content as a client sends it: an object of canonical JSON.
 #[derive(Debug)]
@@ -43,10 +43,9 @@ pub(super) fn room_id(text: &str) -> Result<OwnedRoomId, ApiError> {
 /// `since`: everything at or before it is on one side. `s` is a place in the stream; other letters
 /// stay free for places in the event graph.
 pub(super) fn parse_token(text: &str) -> Result<i64, ApiError> {
-    text.strip_prefix('s')
-        .filter(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
-        .and_then(|digits| digits.parse().ok())
-        .ok_or_else(|| ApiError::invalid_param("The token is not one that this server gave."))
+    SyncToken::parse(text)
+        .map(SyncToken::position)
+        .map_err(|_| ApiError::invalid_param("The token is not one that this server gave."))
 }
 
 /// The token of a position.

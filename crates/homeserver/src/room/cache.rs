@@ -130,6 +130,32 @@ impl Members {
     }
 }
 
+/// The newest event of each room that relates to another one: what came later has nothing relating to it.
+#[derive(Debug)]
+pub(super) struct Relations {
+    /// Where the stream stood at the start: relations up to there are only in the database.
+    started: i64,
+    newest: Mutex<HashMap<OwnedRoomId, i64>>,
+}
+
+impl Relations {
+    pub(super) fn new(started: i64) -> Self {
+        Self {
+            started,
+            newest: Mutex::default(),
+        }
+    }
+
+    pub(super) fn added(&self, room_id: &RoomId, position: i64) {
+        self.newest.lock().insert(room_id.to_owned(), position);
+    }
+
+    /// Whether something may relate to the event at `position`.
+    pub(super) fn may_have(&self, room_id: &RoomId, position: i64) -> bool {
+        position < self.newest.lock().get(room_id).copied().unwrap_or(self.started)
+    }
+}
+
 /// Transaction ids by device.
 #[derive(Debug)]
 pub(super) struct Transactions(Mutex<LruCache<(OwnedUserId, String), Device>>);

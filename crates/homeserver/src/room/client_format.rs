@@ -154,8 +154,12 @@ impl Rooms {
         let targets: Vec<String> = events
             .iter()
             .filter(|event| event.state_key.is_none() && event.redacted_by.is_none())
+            .filter(|event| self.inner.relations.may_have(&event.room_id, event.nid))
             .map(|event| event.event_id.to_string())
             .collect();
+        if targets.is_empty() {
+            return Ok(HashMap::new());
+        }
         let relations = self.inner.store.relations_to(&targets).await?;
         if relations.is_empty() {
             return Ok(HashMap::new());

@@ -91,6 +91,8 @@ struct Inner {
     /// Told of what changed before its position is passed.
     notifier: Arc<Notifier>,
     push: Arc<Push>,
+    /// The newest event of each room that relates to another one.
+    relations: cache::Relations,
 }
 
 /// A room in memory or being loaded; `None` inside when there is no such room.
@@ -137,7 +139,8 @@ impl Rooms {
         listeners: Listeners,
     ) -> Self {
         let Listeners { tasks, notifier, push } = listeners;
-        let recent = cache::Recent::new(store.positions().current());
+        let started = store.positions().current();
+        let recent = cache::Recent::new(started);
         Self {
             inner: Arc::new(Inner {
                 store,
@@ -152,6 +155,7 @@ impl Rooms {
                 transactions: cache::Transactions::new(),
                 recent,
                 changes: broadcast::channel(CHANGES).0,
+                relations: cache::Relations::new(started),
                 notifier,
                 push,
             }),

@@ -434,6 +434,9 @@ impl Rooms {
     pub(super) async fn remember(&self, state: &RoomState, news: &News) {
         for event in &news.events {
             self.inner.events.insert_new(event.clone());
+            if event.relation().is_some() {
+                self.inner.relations.added(&state.room_id, event.nid);
+            }
             if let Some((device_id, txn_id)) = &event.transaction {
                 self.inner.transactions.add(event, state.room_nid, device_id, txn_id);
             }

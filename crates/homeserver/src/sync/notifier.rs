@@ -8,13 +8,16 @@
 //! position as its "now" and never reads past it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
 use parking_lot::Mutex;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use tokio::sync::{Notify, futures::Notified};
+
+/// Event positions remembered per room.
+const RECENT_EVENTS: usize = 128;
 
 /// A stream that has something new.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,6 +81,10 @@ pub(crate) struct RoomPositions {
 #[derive(Debug, Default)]
 struct RoomEntry {
     last: RoomPositions,
+    /// Positions of the newest events, oldest first.
+    recent: VecDeque<i64>,
+    /// Positions at or below this one have left `recent`, or were never in it.
+    recent_after: Option<i64>,
     watchers: HashMap<OwnedUserId, Arc<Session>>,
 }
 
@@ -135,6 +142,8 @@ impl Session {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// Where the stream stood when the process started.
+    started: i64,
     processed: i64,
     pending: BTreeMap<i64, Vec<Mark>>,
     rooms: HashMap<OwnedRoomId, RoomEntry>,
@@ -152,6 +161,7 @@ impl Notifier {
     pub(crate) fn new(position: i64) -> Self {
         Self {
             inner: Mutex::new(Inner {
+                started: position,
                 processed: position,
                 ..Inner::default()
             }),
@@ -163,7 +173,13 @@ impl Notifier {
         let mut inner = self.inner.lock();
         let entry = inner.rooms.entry(room_id.to_owned()).or_default();
         match stream {
-            RoomStream::Events => entry.last.events = entry.last.events.max(position),
+            RoomStream::Events => {
+                entry.last.events = entry.last.events.max(position);
+                entry.recent.push_back(position);
+                if entry.recent.len() > RECENT_EVENTS {
+                    entry.recent_after = entry.recent.pop_front();
+                }
+            }
             RoomStream::Receipts => entry.last.receipts = entry.last.receipts.max(position),
             RoomStream::Typing | RoomStream::DeviceLists => {}
         }
@@ -287,6 +303,23 @@ impl Notifier {
             .get(room_id)
             .map(|entry| entry.last)
             .unwrap_or_default()
+    }
+
+    /// The positions of the room's events in (`after`, `up_to`], oldest first, if they are all remembered.
+    pub(crate) fn recent_events(&self, room_id: &RoomId, after: i64, up_to: i64) -> Option<Vec<i64>> {
+        let inner = self.inner.lock();
+        let entry = inner.rooms.get(room_id)?;
+        if after < entry.recent_after.unwrap_or(inner.started) {
+            return None;
+        }
+        Some(
+            entry
+                .recent
+                .iter()
+                .copied()
+                .filter(|position| *position > after && *position <= up_to)
+                .collect(),
+        )
     }
 
     /// Drops sessions that nobody used since `before_ms`. Their users' next sync reads the slow way once.

@@ -8,6 +8,9 @@ use testkit::database;
 
 use crate::harness::Server;
 
+/// Reads that the counts of a device's keys cost.
+const KEY_COUNT_READS: u64 = 2;
+
 /// A user and the token of their device.
 struct User {
     id: String,
@@ -355,7 +358,7 @@ async fn an_invite_is_stripped_and_goes_away_when_refused() {
                 "{event}"
             );
         }
-        assert_eq!(w.sync(&bob, "").await["rooms"]["invite"][&room].is_object(), true);
+        assert!(w.sync(&bob, "").await["rooms"]["invite"][&room].is_object());
         w.leave(&bob, &room).await;
         let refused = w.since(&bob, &sync).await;
         assert_eq!(types(&refused["rooms"]["leave"][&room]["timeline"]), ["m.room.member"]);
@@ -473,7 +476,7 @@ async fn lazy_loading_sends_a_member_with_their_first_message_only() {
         assert_eq!(members(&second), [""; 0]);
         w.say(&carol, &room, "hello").await;
         let third = w.sync(&alice, &next(&second)).await;
-        assert_eq!(members(&third), [carol.id.clone()]);
+        assert_eq!(members(&third), [carol.id.as_str()]);
 
         let redundant = filter(json!({"room": {
             "state": {"lazy_load_members": true, "include_redundant_members": true}}}));
@@ -484,7 +487,7 @@ async fn lazy_loading_sends_a_member_with_their_first_message_only() {
                 &format!("since={}&{redundant}", third["next_batch"].as_str().unwrap()),
             )
             .await;
-        assert_eq!(members(&fourth), [carol.id.clone()]);
+        assert_eq!(members(&fourth), [carol.id.as_str()]);
         w.server.stop().await;
     })
     .await;
@@ -864,6 +867,51 @@ async fn a_sync_after_a_restart_misses_nothing() {
         assert_eq!(joined(&sync, &room)["unread_notifications"]["notification_count"], 1);
         assert_eq!(types(&joined(&sync, &room)["ephemeral"]), ["m.receipt"]);
         assert!(w.since(&bob, &sync).await["rooms"].is_null());
+        w.server.stop().await;
+    })
+    .await;
+}
+
+/// What a sync costs the database: nothing when nothing happened, and next to nothing for a message, which all members
+/// of the room read.
+#[tokio::test]
+async fn incremental_syncs_cost_few_queries() {
+    const MEMBERS: u64 = 10;
+    each(|w| async move {
+        let alice = w.user("alice").await;
+        let room = w.room(&alice, json!({"preset": "public_chat"})).await;
+        let mut members = Vec::new();
+        for n in 0..MEMBERS {
+            let user = w.user(&format!("m{n}")).await;
+            w.join(&user, &room).await;
+            members.push(user);
+        }
+        let mut syncs = Vec::new();
+        for user in &members {
+            let first = w.sync(user, "").await;
+            syncs.push(w.since(user, &first).await);
+        }
+        w.say(&alice, &room, "first").await;
+        for (user, sync) in members.iter().zip(&mut syncs) {
+            *sync = w.since(user, sync).await;
+        }
+        let reads = || w.server.homeserver.store.reads();
+
+        let before = reads();
+        for (user, sync) in members.iter().zip(&syncs) {
+            assert!(w.since(user, sync).await["rooms"].is_null());
+        }
+        assert_eq!(reads() - before, KEY_COUNT_READS * MEMBERS, "syncs with nothing new");
+
+        w.say(&alice, &room, "second").await;
+        let before = reads();
+        for (user, sync) in members.iter().zip(&syncs) {
+            let sync = w.since(user, sync).await;
+            assert_eq!(bodies(&joined(&sync, &room)["timeline"]), ["second"]);
+            assert_eq!(joined(&sync, &room)["unread_notifications"]["notification_count"], 2);
+        }
+        let cost = reads() - before - KEY_COUNT_READS * MEMBERS;
+        assert!(cost <= 1, "{cost} reads for {MEMBERS} members");
         w.server.stop().await;
     })
     .await;

@@ -244,7 +244,7 @@ impl Reader<'_> {
             start: up_to,
         };
         for page in 0.. {
-            let part = self.hs.rooms.timeline(room, after, slice.start, limit.max(1)).await?;
+            let part = self.page(room, after, slice.start, limit.max(1)).await?;
             // Newest first, so that the page can stop where the timeline is full.
             for event in part.events.iter().rev() {
                 if wanted(event) {
@@ -277,6 +277,25 @@ impl Reader<'_> {
             None => up_to,
         };
         Ok(slice)
+    }
+
+    /// The newest events in (`after`, `up_to`]: from memory if they are all recent.
+    async fn page(&self, room: &RoomState, after: i64, up_to: i64, limit: usize) -> Result<Page, ApiError> {
+        let rooms = &self.hs.rooms;
+        if let Some(mut recent) = self.hs.sync.notifier.recent_events(&room.room_id, after, up_to) {
+            let older = recent.len().saturating_sub(limit);
+            recent.drain(..older);
+            let events = rooms.events(&room.room_id, &recent).await?;
+            return Ok(Page {
+                events,
+                limited: older > 0,
+            });
+        }
+        let page = rooms.timeline(room, after, up_to, limit).await?;
+        Ok(Page {
+            events: page.events,
+            limited: page.limited,
+        })
     }
 
     async fn timeline(&self, slice: Slice, newly_joined: bool, visibility: &Visibility) -> Result<Timeline, ApiError> {
@@ -504,6 +523,14 @@ impl Reader<'_> {
             Before::NeverJoined
         })
     }
+}
+
+/// A part of a room's timeline.
+struct Page {
+    /// Oldest first.
+    events: Vec<Arc<Event>>,
+    /// Whether the range has older ones.
+    limited: bool,
 }
 
 /// What a user who left was to the room before, as far as this device knows.

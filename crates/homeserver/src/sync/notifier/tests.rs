@@ -79,6 +79,24 @@ fn membership_starts_and_ends_watching() {
 }
 
 #[test]
+fn recent_events_are_all_remembered_or_not_known() {
+    let notifier = Notifier::new(10);
+    let room = room_id!("!r:x");
+    assert_eq!(notifier.recent_events(room, 10, 99), None);
+    for position in [12, 14, 15] {
+        notifier.mark_room(room, RoomStream::Events, position);
+    }
+    assert_eq!(notifier.recent_events(room, 9, 99), None);
+    assert_eq!(notifier.recent_events(room, 10, 14), Some(vec![12, 14]));
+    assert_eq!(notifier.recent_events(room, 14, 99), Some(vec![15]));
+    for position in 16..=16 + i64::try_from(RECENT_EVENTS).unwrap() {
+        notifier.mark_room(room, RoomStream::Events, position);
+    }
+    assert_eq!(notifier.recent_events(room, 14, 99), None);
+    assert!(notifier.recent_events(room, 20, 99).is_some());
+}
+
+#[test]
 fn idle_sessions_are_forgotten_and_say_so() {
     let notifier = Notifier::new(0);
     let session = watching(&notifier, &[owned_room_id!("!r:x")]);
