@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ruma::OwnedServerName;
 
-use crate::{accounts, limits};
+use crate::{accounts, limits, media};
 
 /// The homeserver's settings, parsed into their final types by the process.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub struct Config {
     pub registration: accounts::RegistrationConfig,
     /// `[auth]`.
     pub auth: accounts::AuthConfig,
+    /// `[media]`.
+    pub media: media::Config,
     /// `[rate_limits]`.
     pub rate_limits: limits::Config,
 }
@@ -35,6 +37,7 @@ impl Config {
             rooms: crate::room::Config::default(),
             registration: accounts::RegistrationConfig::default(),
             auth: accounts::AuthConfig::default(),
+            media: media::Config::default(),
             rate_limits: limits::Config::default(),
         }
     }

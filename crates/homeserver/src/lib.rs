@@ -12,6 +12,7 @@ pub mod accounts;
 pub mod calls;
 pub mod devices;
 pub mod limits;
+pub mod media;
 pub mod push;
 pub mod room;
 pub mod sync;

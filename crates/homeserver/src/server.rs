@@ -11,6 +11,7 @@ use crate::{
     calls::Calls,
     devices::Devices,
     limits::Limits,
+    media::Media,
     push::Push,
     room::{Listeners, Rooms},
     sync::{self, Notifier, Streams},
@@ -44,6 +45,8 @@ pub struct Services {
     pub calls: Calls,
     /// Devices and their keys.
     pub devices: Devices,
+    /// What users uploaded.
+    pub media: Media,
     /// Rate limits.
     pub limits: Limits,
     /// Background tasks; the process waits for them when it stops.
@@ -58,6 +61,14 @@ pub enum StartError {
     /// The database failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
+    /// The folder for media cannot be used.
+    #[error("the media folder {path} cannot be used: {source}")]
+    MediaFolder {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// What the file system said.
+        source: std::io::Error,
+    },
     /// The kept signing key cannot be read.
     #[error("the signing key kept in the database cannot be used: {0}; restore it from a backup")]
     SigningKey(String),
@@ -80,7 +91,8 @@ impl Homeserver {
         let calls = Calls::open(&store, &clock).await?;
         let push = Arc::new(Push::open(config.server_name.clone(), store.clone(), notifier.clone()).await?);
         let accounts = Accounts::new(store.clone(), clock.clone(), &config);
-        let devices = Devices::open(store.clone()).await?;
+        let devices = Devices::open(store.clone(), notifier.clone()).await?;
+        let media = Media::open(&config, store.clone(), clock.clone()).await?;
         let limits = Limits::new(config.rate_limits.clone(), clock.clone());
         let tasks = TaskTracker::new();
         let rooms = Rooms::new(
@@ -91,7 +103,7 @@ impl Homeserver {
             config.server_name.clone(),
             Listeners {
                 tasks: tasks.clone(),
-                notifier: notifier.clone(),
+                notifier,
                 push: push.clone(),
             },
         );
@@ -103,6 +115,7 @@ impl Homeserver {
             accounts,
             calls,
             devices,
+            media,
             limits,
             sync,
             push,

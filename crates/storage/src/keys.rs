@@ -108,39 +108,27 @@ from_row!(KeySignature {
 const CLAIM_ATTEMPTS: u32 = 16;
 
 impl Store {
-    /// Stores uploaded keys. `noted` hears, before the commit, the position at which the device's keys changed.
+    /// Stores uploaded keys. `noted` hears, before the commit, the position and whether the device's own keys changed.
     pub async fn upload_keys(
         &self,
         upload: KeyUpload,
-        noted: impl FnOnce(i64) + Send + 'static,
+        noted: impl FnOnce(i64, bool) + Send + 'static,
     ) -> Result<KeyUploadOutcome, Error> {
-        if upload.device_keys.is_some() {
-            self.write_at(1, move |tx, position| {
-                Box::pin(async move {
-                    if let Some(conflict) = conflicting_key(tx, &upload).await? {
-                        return Ok(conflict);
-                    }
-                    if store_device_keys(tx, &upload).await? {
-                        record_device_list_change(tx, &upload.user_id, position).await?;
-                        noted(position);
-                    }
-                    store_other_keys(tx, &upload).await?;
-                    Ok(KeyUploadOutcome::Stored)
-                })
+        self.write_at(1, move |tx, position| {
+            Box::pin(async move {
+                if let Some(conflict) = conflicting_key(tx, &upload).await? {
+                    return Ok(conflict);
+                }
+                let changed = upload.device_keys.is_some() && store_device_keys(tx, &upload).await?;
+                if changed {
+                    record_device_list_change(tx, &upload.user_id, position).await?;
+                }
+                store_other_keys(tx, &upload).await?;
+                noted(position, changed);
+                Ok(KeyUploadOutcome::Stored)
             })
-            .await
-        } else {
-            self.write(move |tx| {
-                Box::pin(async move {
-                    if let Some(conflict) = conflicting_key(tx, &upload).await? {
-                        return Ok(conflict);
-                    }
-                    store_other_keys(tx, &upload).await?;
-                    Ok(KeyUploadOutcome::Stored)
-                })
-            })
-            .await
-        }
+        })
+        .await
     }
 
     /// How many one-time keys a device has left, by algorithm.
@@ -169,17 +157,22 @@ impl Store {
     }
 
     /// Hands out one key for each claim, in one transaction: a one-time key to one claimant only, oldest upload
-    /// first, and the fallback key when none is left.
-    pub async fn claim_keys(&self, mut claims: Vec<KeyClaim>) -> Result<Vec<ClaimedKey>, Error> {
+    /// first, and the fallback key when none is left. `noted` hears, before the commit, the position and what was taken.
+    pub async fn claim_keys(
+        &self,
+        mut claims: Vec<KeyClaim>,
+        noted: impl FnOnce(i64, &[ClaimedKey]) + Send + 'static,
+    ) -> Result<Vec<ClaimedKey>, Error> {
         // One order for everybody, so that two transactions never wait for each other.
         claims.sort();
         claims.dedup();
-        self.write(move |tx| {
+        self.write_at(1, move |tx, position| {
             Box::pin(async move {
                 let mut claimed = Vec::with_capacity(claims.len());
                 for claim in &claims {
                     claimed.extend(claim_key(tx, claim).await?);
                 }
+                noted(position, &claimed);
                 Ok(claimed)
             })
         })

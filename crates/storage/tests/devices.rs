@@ -82,7 +82,7 @@ async fn a_one_time_key_is_issued_once_and_the_fallback_key_afterwards() {
         let fallback = vec![key("F", "{\"fallback\":true}")];
         assert_eq!(
             store
-                .upload_keys(upload(None, keys, fallback.clone()), |_| ())
+                .upload_keys(upload(None, keys, fallback.clone()), |_, _| ())
                 .await
                 .unwrap(),
             KeyUploadOutcome::Stored
@@ -92,7 +92,7 @@ async fn a_one_time_key_is_issued_once_and_the_fallback_key_afterwards() {
             ["signed_curve25519"]
         );
 
-        let claims = (0..50).map(|_| store.claim_keys(vec![claim()]));
+        let claims = (0..50).map(|_| store.claim_keys(vec![claim()], |_, _| ()));
         let claimed: Vec<_> = futures_util::future::try_join_all(claims)
             .await
             .unwrap()
@@ -115,10 +115,13 @@ async fn a_one_time_key_is_issued_once_and_the_fallback_key_afterwards() {
         assert!(store.one_time_key_counts(USER, "D1").await.unwrap().is_empty());
 
         // The used key uploaded again stays used; a new one is unused.
-        store.upload_keys(upload(None, vec![], fallback), |_| ()).await.unwrap();
+        store
+            .upload_keys(upload(None, vec![], fallback), |_, _| ())
+            .await
+            .unwrap();
         assert!(store.unused_fallback_key_types(USER, "D1").await.unwrap().is_empty());
         store
-            .upload_keys(upload(None, vec![], vec![key("G", "{}")]), |_| ())
+            .upload_keys(upload(None, vec![], vec![key("G", "{}")]), |_, _| ())
             .await
             .unwrap();
         assert_eq!(store.unused_fallback_key_types(USER, "D1").await.unwrap().len(), 1);
@@ -132,17 +135,17 @@ async fn a_key_name_with_another_content_is_refused_whole() {
     testkit::database::each(|db| async move {
         let store = open(&db).await;
         store
-            .upload_keys(upload(None, vec![key("K", "{\"a\":1}")], vec![]), |_| ())
+            .upload_keys(upload(None, vec![key("K", "{\"a\":1}")], vec![]), |_, _| ())
             .await
             .unwrap();
         let again = upload(None, vec![key("K", "{\"a\":1}"), key("L", "{}")], vec![]);
         assert_eq!(
-            store.upload_keys(again, |_| ()).await.unwrap(),
+            store.upload_keys(again, |_, _| ()).await.unwrap(),
             KeyUploadOutcome::Stored
         );
         let other = upload(Some("{}"), vec![key("M", "{}"), key("K", "{\"a\":2}")], vec![]);
         assert_eq!(
-            store.upload_keys(other, |_| ()).await.unwrap(),
+            store.upload_keys(other, |_, _| ()).await.unwrap(),
             KeyUploadOutcome::Conflict {
                 algorithm: "signed_curve25519".to_owned(),
                 key_id: "K".to_owned()
@@ -165,15 +168,23 @@ async fn changes_of_keys_move_the_device_list() {
         let noted = Arc::new(Mutex::new(Vec::new()));
         let note = || {
             let noted = noted.clone();
-            move |position| noted.lock().unwrap().push(position)
+            move |position: i64| noted.lock().unwrap().push(position)
+        };
+        let note_upload = || {
+            let note = note();
+            move |position, changed| {
+                if changed {
+                    note(position);
+                }
+            }
         };
         store
-            .upload_keys(upload(Some("{\"v\":1}"), vec![], vec![]), note())
+            .upload_keys(upload(Some("{\"v\":1}"), vec![], vec![]), note_upload())
             .await
             .unwrap();
         // Unchanged keys are no change.
         store
-            .upload_keys(upload(Some("{\"v\":1}"), vec![], vec![]), note())
+            .upload_keys(upload(Some("{\"v\":1}"), vec![], vec![]), note_upload())
             .await
             .unwrap();
         assert_eq!(noted.lock().unwrap().len(), 1);

@@ -72,6 +72,8 @@ pub struct Accounts {
     interactive: uiaa::Interactive,
     nonces: registration::Nonces,
     changes: broadcast::Sender<AccountChange>,
+    /// Held while changed profiles are written into rooms.
+    pub(crate) showing_profiles: tokio::sync::Mutex<()>,
 }
 
 impl Accounts {
@@ -87,6 +89,7 @@ impl Accounts {
             interactive: uiaa::Interactive::default(),
             nonces: registration::Nonces::default(),
             changes: broadcast::Sender::new(CHANGES_KEPT),
+            showing_profiles: tokio::sync::Mutex::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What users say about themselves.
 //! Spec: client-server API, "Profiles".
 
-use ruma::UserId;
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId};
 use serde_json::{Map, Value};
 
 use super::Accounts;
@@ -29,6 +29,16 @@ impl Accounts {
                 Err(e) => Err(storage::Error::corrupt("profile_fields", e).into()),
             })
             .collect()
+    }
+
+    /// Name and picture, as member events show them.
+    pub async fn shown_profile(&self, user_id: &UserId) -> Result<CanonicalJsonObject, ApiError> {
+        let profile = self.profile(user_id).await?;
+        let shown = ["displayname", "avatar_url"].into_iter().filter_map(|field| {
+            let value = profile.get(field)?.as_str()?.to_owned();
+            Some((field.to_owned(), CanonicalJsonValue::String(value)))
+        });
+        Ok(shown.collect())
     }
 
     /// Sets one field of a profile, or removes it (`None`). True when that changed it.

@@ -102,7 +102,9 @@ async fn rename(
     if display_name.len() > MAX_DISPLAY_NAME {
         return Err(ApiError::invalid_param("A device's name may have at most 512 bytes."));
     }
-    let note = hs.devices.note_list_change();
+    let note = hs
+        .devices
+        .note_list_change(&sender.user_id, hs.joined_rooms(&sender.user_id).await?);
     match hs
         .store
         .rename_device(sender.user_id.as_str(), &device_id, Some(display_name), note)

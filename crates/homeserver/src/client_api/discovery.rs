@@ -13,7 +13,11 @@ const VERSIONS: &[&str] = &[
 ];
 
 /// Unstable features that work here, by the module that makes them work. Only what a client can rely on.
-const UNSTABLE_FEATURES: &[&[&str]] = &[super::calls::UNSTABLE_FEATURES];
+const UNSTABLE_FEATURES: &[&[&str]] = &[
+    super::calls::UNSTABLE_FEATURES,
+    super::keys::UNSTABLE_FEATURES,
+    super::profile::UNSTABLE_FEATURES,
+];
 
 pub(super) fn router() -> Router<Homeserver> {
     Router::new()

@@ -119,6 +119,7 @@ where
             .map_err(|_| ApiError::invalid_param("The path is not valid UTF-8 after percent-decoding."))?;
         let path: Vec<&str> = path.iter().map(|(_, value)| value).collect();
         let raw = read_body(body).await?;
+        as_text(&raw)?;
         let ip = ClientIp::of(&parts);
         let headers = parts.headers.clone();
         let body = T::try_from_http_request(http::Request::from_parts(parts, &raw[..]), &path)
@@ -169,8 +170,8 @@ impl<T: DeserializeOwned> FromRequest<Homeserver> for JsonBody<T> {
 
     async fn from_request(request: Request, _: &Homeserver) -> Result<Self, ApiError> {
         let raw = read_body(request.into_body()).await?;
-        let text: &[u8] = if raw.is_empty() { b"{}" } else { &raw };
-        serde_json::from_slice(text).map(Self).map_err(|e| explain(&e, &raw))
+        let text = if raw.is_empty() { "{}" } else { as_text(&raw)? };
+        serde_json::from_str(text).map(Self).map_err(|e| explain(&e, &raw))
     }
 }
 
@@ -255,6 +256,11 @@ pub(super) async fn read_body(body: axum::body::Body) -> Result<Bytes, ApiError>
         .map_err(|_| ApiError::too_large(format!("The request's body is larger than {MAX_BODY} bytes.")))
 }
 
+/// The parser does not look into texts it skips, so the encoding is checked here.
+fn as_text(raw: &[u8]) -> Result<&str, ApiError> {
+    std::str::from_utf8(raw).map_err(|_| ApiError::not_json("The body is not valid UTF-8."))
+}
+
 /// Says what is wrong with a request that could not be read.
 fn explain(error: &(impl std::error::Error + 'static), raw: &[u8]) -> ApiError {
     let method_mismatch = (error as &dyn std::error::Error)
@@ -267,15 +273,12 @@ fn explain(error: &(impl std::error::Error + 'static), raw: &[u8]) -> ApiError {
             "This endpoint does not have that method.",
         );
     }
-    // Bad UTF-8 and syntax errors, nesting beyond the parser's 128 levels among them, are M_NOT_JSON;
+    // Syntax errors, nesting beyond the parser's 128 levels among them, are M_NOT_JSON;
     // JSON of another shape is M_BAD_JSON.
-    if !raw.is_empty() {
-        if std::str::from_utf8(raw).is_err() {
-            return ApiError::not_json("The body is not valid UTF-8.");
-        }
-        if let Err(e) = serde_json::from_slice::<IgnoredAny>(raw) {
-            return ApiError::not_json(format!("The body is not JSON: {e}."));
-        }
+    if !raw.is_empty()
+        && let Err(e) = serde_json::from_slice::<IgnoredAny>(raw)
+    {
+        return ApiError::not_json(format!("The body is not JSON: {e}."));
     }
     ApiError::bad_json(format!("The request is not what this endpoint takes: {error}."))
 }

@@ -9,6 +9,7 @@ mod extract;
 mod interactive;
 mod room_arguments;
 
+mod absent;
 mod account;
 mod account_data;
 mod calls;
@@ -17,11 +18,14 @@ mod devices;
 mod directory;
 mod discovery;
 mod filters;
+mod keys;
 mod login;
+mod media;
 mod members;
 mod membership;
 mod messages;
 mod notifications;
+mod profile;
 mod push_rules;
 mod receipts;
 mod register;
@@ -29,6 +33,7 @@ mod send;
 mod sfu_service;
 mod state;
 mod sync;
+mod to_device;
 mod typing;
 
 use axum::{
@@ -57,12 +62,16 @@ pub fn router(homeserver: Homeserver) -> Router {
         .merge(receipts::router())
         .merge(sync::router())
         .merge(typing::router())
+        .merge(absent::router())
         .merge(account::router())
         .merge(calls::router())
         .merge(sfu_service::router())
         .merge(devices::router())
         .merge(discovery::router())
+        .merge(keys::router())
         .merge(login::router())
+        .merge(media::router())
+        .merge(profile::router())
         .merge(register::router())
         .merge(create_room::router())
         .merge(directory::router())
@@ -71,6 +80,7 @@ pub fn router(homeserver: Homeserver) -> Router {
         .merge(messages::router())
         .merge(send::router())
         .merge(state::router())
+        .merge(to_device::router())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(cors::allow_any_origin))

@@ -1,16 +1,16 @@
-//! The end of devices and accounts: what has to happen in several services at once.
+//! The end of devices and accounts, and what else happens in several services at once.
 
-use ruma::{DeviceId, UserId};
+use ruma::{DeviceId, OwnedRoomId, UserId};
 
-use crate::{Homeserver, client_api::ApiError};
+use crate::{Homeserver, client_api::ApiError, room::Membership};
 
 impl Homeserver {
     /// Removes devices with everything that is theirs. Unknown ids are no error.
     pub async fn remove_devices(&self, user_id: &UserId, device_ids: &[String]) -> Result<(), ApiError> {
-        let gone = self
-            .store
-            .delete_devices(user_id.as_str(), device_ids, self.devices.note_list_change())
-            .await?;
+        let note = self
+            .devices
+            .note_list_change(user_id, self.joined_rooms(user_id).await?);
+        let gone = self.store.delete_devices(user_id.as_str(), device_ids, note).await?;
         self.accounts.devices_gone(user_id, &gone);
         Ok(())
     }
@@ -30,5 +30,12 @@ impl Homeserver {
     pub async fn deactivate_account(&self, user_id: &UserId) -> Result<(), ApiError> {
         self.accounts.deactivate(user_id).await?;
         self.remove_all_devices(user_id, None).await
+    }
+
+    /// The rooms whose members hear of a user's devices.
+    pub(crate) async fn joined_rooms(&self, user_id: &UserId) -> Result<Vec<OwnedRoomId>, ApiError> {
+        let rooms = self.rooms.memberships_of(user_id).await?;
+        let joined = rooms.iter().filter(|(_, m)| m.membership == Membership::Join);
+        Ok(joined.map(|(room_id, _)| room_id.clone()).collect())
     }
 }

@@ -4,5 +4,8 @@ mod harness;
 
 mod accounts;
 mod calls;
+mod hostile;
+mod keys;
+mod media;
 mod router;
 mod sync;

@@ -38,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) rooms: Rooms,
     pub(crate) turn: relay::Config,
     pub(crate) sfu: sfu::Config,
+    pub(crate) media: homeserver::media::Config,
     pub(crate) rate_limits: limits::Config,
     pub(crate) log: Log,
     pub(crate) metrics: Metrics,
@@ -57,6 +58,7 @@ impl Default for Config {
             rooms: Rooms::default(),
             turn: relay::Config::default(),
             sfu: sfu::Config::default(),
+            media: homeserver::media::Config::default(),
             rate_limits: limits::Config::default(),
             log: Log::default(),
             metrics: Metrics::default(),
@@ -298,6 +300,7 @@ impl Config {
             },
             registration: self.registration.clone(),
             auth: self.auth.clone(),
+            media: self.media.clone(),
             rate_limits: self.rate_limits.clone(),
             ..homeserver::Config::new(server_name, data_dir.to_owned(), self.public_url())
         }
