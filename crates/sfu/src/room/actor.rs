@@ -76,6 +76,8 @@ pub(crate) struct Room {
     next: Periodic,
     pub(crate) resends: Resends,
     pub(crate) writer: Writer,
+    /// Participants and publishers that everybody was last told of.
+    pub(crate) told_counts: (u32, u32),
     /// Events the process did not take yet.
     untold: VecDeque<SfuEvent>,
 }
@@ -129,6 +131,7 @@ impl Room {
             },
             resends: Resends::default(),
             writer: Writer::default(),
+            told_counts: (0, 0),
             untold: VecDeque::new(),
         }
     }
@@ -239,6 +242,7 @@ impl Room {
         if now >= self.next.allocation {
             self.next.allocation = now + Duration::from_millis(200);
             self.allocate_everybody(now);
+            self.tell_demand(now);
         }
         if now >= self.next.reports {
             self.next.reports = now + Duration::from_secs(1);
@@ -256,6 +260,7 @@ impl Room {
         if now >= self.next.quality {
             self.next.quality = now + Duration::from_secs(5);
             self.tell_quality();
+            self.tell_counts();
         }
     }
 

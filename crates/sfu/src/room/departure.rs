@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use livekit_protocol::{
-    ConnectionQuality, ConnectionQualityInfo, ConnectionQualityUpdate, DisconnectReason, ParticipantInfo,
+    ConnectionQuality, ConnectionQualityInfo, ConnectionQualityUpdate, DisconnectReason, ParticipantInfo, RoomUpdate,
     leave_request::Action, participant_info, signal_response::Message as SignalOut,
 };
 use tracing::info;
@@ -232,6 +232,19 @@ impl Room {
             config.empty_timeout()
         };
         self.emptied.is_some_and(|since| now.duration_since(since) >= allowed)
+    }
+
+    /// Tells everybody how many are here, if that changed.
+    pub(crate) fn tell_counts(&mut self) {
+        let info = self.info();
+        let counts = (info.num_participants, info.num_publishers);
+        if std::mem::replace(&mut self.told_counts, counts) != counts {
+            for (_, participant) in &mut self.participants {
+                participant.send(SignalOut::RoomUpdate(RoomUpdate {
+                    room: Some(info.clone()),
+                }));
+            }
+        }
     }
 
     /// Tells everybody whose quality changed, every five seconds.

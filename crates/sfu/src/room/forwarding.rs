@@ -589,7 +589,7 @@ impl Room {
 }
 
 /// The best layer that is of use to the subscriber.
-fn wanted_layer(entry: &Subscription, publication: &Publication, layer_count: usize) -> Layer {
+pub(crate) fn wanted_layer(entry: &Subscription, publication: &Publication, layer_count: usize) -> Layer {
     let best = Layer::new(layer_count.saturating_sub(1)).unwrap_or_default();
     let settings = &entry.settings;
     if settings.width > 0 && settings.height > 0 {

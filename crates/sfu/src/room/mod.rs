@@ -7,6 +7,7 @@ pub(crate) mod registry;
 
 pub(crate) mod actor;
 mod data;
+mod demand;
 mod departure;
 mod dual;
 mod forwarding;

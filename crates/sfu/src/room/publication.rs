@@ -40,6 +40,8 @@ pub(crate) struct Publication {
     /// Header extension ids of the publisher's connection, for packets taken from the cache.
     pub(crate) extensions: ExtensionMap,
     pub(crate) meter: SpeakerMeter,
+    /// Which layers the publisher is asked to send.
+    pub(crate) demand: super::demand::Demand,
     /// The publisher was told that somebody subscribed.
     pub(crate) subscription_told: bool,
 }
@@ -161,6 +163,7 @@ impl Publication {
             subscribers: Vec::new(),
             extensions: ExtensionMap::default(),
             meter: SpeakerMeter::default(),
+            demand: super::demand::Demand::default(),
             subscription_told: false,
         })
     }
