@@ -1,13 +1,13 @@
 // Fills the page from the server's status. No state is kept: a reload is always right.
 import { encode } from "./qr.ts";
-import { element, offerSetup, takeToken } from "./setup.ts";
+import { element, hasToken, offerSetup, takeToken } from "./setup.ts";
 import { fetchStatus, reachesRelay, type Service, type Status } from "./status.ts";
 
 const NAMES = { chat: "Chat", relay: "Call relay", calls: "Group calls" };
 const REACH = {
-  internet: "Reachable from the internet",
-  network: "Reachable from this network",
-  machine: "On this machine only",
+  internet: "Public address",
+  network: "Address on this network only",
+  machine: "Address on this machine only",
 };
 const PURPOSE = {
   chat: "Messages, rooms and files, by the Matrix standard.",
@@ -102,7 +102,6 @@ function serviceRow(service: Service): HTMLLIElement {
     pill.textContent = words;
   };
   if (service.state === "off") show("off", "Switched off");
-  else if (service.state === "failed") show("bad", "Not running");
   else show(service.reach === "machine" ? "warn" : "good", "Running");
   const sentences = [service.state === "running" ? PURPOSE[service.name] : ""];
   if (service.state === "running" && service.reach) sentences.push(`${REACH[service.reach]}${service.addresses?.length ? `: ${service.addresses.join(", ")}` : ""}.`);
@@ -124,4 +123,8 @@ async function tryRelay(stun: string, show: (kind: string, words: string) => voi
   }
 }
 
+// A link opened where this page already is changes the fragment alone.
+addEventListener("hashchange", () => {
+  if (hasToken()) location.reload();
+});
 void main();

@@ -3,9 +3,13 @@
 
 const PREFIX = "#first-admin=";
 
+export function hasToken(): boolean {
+  return location.hash.startsWith(PREFIX);
+}
+
 /** The token of the link that opened this page, taken out of the address bar and the history. */
 export function takeToken(): string | undefined {
-  if (!location.hash.startsWith(PREFIX)) return undefined;
+  if (!hasToken()) return undefined;
   const token = location.hash.slice(PREFIX.length);
   history.replaceState(null, "", location.pathname);
   return token || undefined;

@@ -2,8 +2,8 @@
 
 export interface Service {
   name: "chat" | "relay" | "calls";
-  /** running: answers; off: switched off by the configuration; failed: meant to run, does not. */
-  state: "running" | "off" | "failed";
+  /** off: switched off by the configuration. What cannot run stops the server's start. */
+  state: "running" | "off";
   /** Who can reach it, judged by its addresses. */
   reach?: "internet" | "network" | "machine";
   addresses?: string[];

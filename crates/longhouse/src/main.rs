@@ -52,7 +52,12 @@ fn run(cli: Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
             print(&reference::generate(name))?;
         }
         Command::Config(ConfigCommand::Check) => match Config::load(&overrides) {
-            Ok(config) => print(&format!("the configuration of {} is valid\n", config.server_name))?,
+            Ok(config) => {
+                if let (Some(chain), Some(key)) = (&config.tls.certificate, &config.tls.private_key) {
+                    http::tls::Certificate::read(chain, key)?;
+                }
+                print(&format!("the configuration of {} is valid\n", config.server_name))?;
+            }
             Err(error) => {
                 writeln!(std::io::stderr(), "{error}")?;
                 return Ok(ExitCode::FAILURE);

@@ -130,5 +130,10 @@ async fn create(
         .first_admin(&body.token, &body.user_name, &body.password)
         .await?;
     first.close();
+    // The person signs in with Element next: the session that came with the account would stay unused.
+    let device = [login.device_id.to_string()];
+    if let Err(error) = first.0.homeserver.remove_devices(&login.user_id, &device).await {
+        tracing::warn!(%error, "cannot end the session that came with the first administrator");
+    }
     Ok(Json(json!({ "user_id": login.user_id })))
 }

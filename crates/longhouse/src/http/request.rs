@@ -2,13 +2,15 @@
 //! pattern, never the path or the query, which may carry tokens and names.
 
 use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
-use axum::response::Response;
-use homeserver::client_api::ClientIp;
-use http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use homeserver::client_api::{ApiError, ClientIp};
+use http::{HeaderMap, StatusCode};
 use ipnet::IpNet;
 use tracing::Instrument;
 
@@ -68,7 +70,12 @@ pub(crate) async fn trace(State(proxies): State<TrustedProxies>, mut request: Re
     let route = route.as_ref().map_or("(no route)", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
     let span = tracing::info_span!("request", %method, route);
-    let response = next.run(request).instrument(span.clone()).await;
+    // A handler that panics has been logged by the hook; its client still gets an answer.
+    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let response = answering.instrument(span.clone()).await.unwrap_or_else(|_| {
+        let message = "The server could not do this. Its log says why.";
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", message).into_response()
+    });
     let latency = started.elapsed();
     let status = response.status().as_u16();
     span.in_scope(|| {
@@ -91,6 +98,27 @@ pub(crate) async fn trace(State(proxies): State<TrustedProxies>, mut request: Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_handler_is_an_answer() {
+        use axum::routing::get;
+        use tower::ServiceExt;
+        let fails = || async {
+            if std::hint::black_box(true) {
+                panic!("a defect");
+            }
+            "never"
+        };
+        let proxies = TrustedProxies(Vec::new().into());
+        let router = axum::Router::new()
+            .route("/fails", get(fails))
+            .layer(axum::middleware::from_fn_with_state(proxies, trace));
+        let request = http::Request::get("/fails")
+            .body(axum::body::Body::empty())
+            .expect("valid");
+        let response = router.oneshot(request).await.expect("infallible");
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
 
     #[test]
     fn only_trusted_proxies_name_the_client() {
