@@ -7,5 +7,6 @@ mod calls;
 mod hostile;
 mod keys;
 mod media;
+mod push_rules;
 mod router;
 mod sync;
