@@ -22,11 +22,8 @@ pub use notifier::{Change, Notifier, RoomStream};
 pub(crate) use position::SyncToken;
 pub(crate) use receipts::{NewReceipt, ReceiptError};
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::sync::Arc;
 
-use lru::LruCache;
-use parking_lot::Mutex;
-use ruma::{OwnedDeviceId, OwnedUserId};
 use storage::Store;
 
 use self::{
@@ -39,9 +36,6 @@ use crate::{Clock, Homeserver};
 
 /// Sessions that nobody used for so long are forgotten; their next sync reads more once.
 const SESSION_IDLE_MS: u64 = 3_600_000;
-
-/// Deliveries remembered; what is forgotten is removed at the next lookup of the device.
-const MAX_DELIVERIES: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 
 /// The streams that devices read, and what is remembered between two reads.
 #[derive(Debug)]
@@ -57,8 +51,6 @@ pub struct Streams {
     receipts: RoomCache<RoomReceipts>,
     counts: RoomCache<RoomCounts>,
     lazy_members: LazyMembers,
-    /// Positions up to which devices were sent messages that they have not acknowledged.
-    delivered: Mutex<LruCache<(OwnedUserId, OwnedDeviceId), i64>>,
     /// One change of a document that is read, changed and written back, at a time.
     editing: tokio::sync::Mutex<()>,
 }
@@ -72,27 +64,11 @@ impl Streams {
             receipts: RoomCache::default(),
             counts: RoomCache::default(),
             lazy_members: LazyMembers::default(),
-            delivered: Mutex::new(LruCache::new(MAX_DELIVERIES)),
             editing: tokio::sync::Mutex::new(()),
             store,
             clock,
             notifier,
         }
-    }
-
-    /// Remembers that a device was sent messages up to a position.
-    fn delivered(&self, device: &(OwnedUserId, OwnedDeviceId), position: i64) {
-        self.delivered.lock().put(device.clone(), position);
-    }
-
-    /// Whether the device's token shows that it has what it was sent; then it is no longer remembered.
-    fn took_delivery(&self, device: &(OwnedUserId, OwnedDeviceId), since: i64) -> bool {
-        let mut delivered = self.delivered.lock();
-        let taken = delivered.get(device).is_some_and(|position| *position <= since);
-        if taken {
-            delivered.pop(device);
-        }
-        taken
     }
 
     /// The position a reader takes as its "now": all changes at or below it are known to the sessions.

@@ -29,8 +29,6 @@ pub(crate) struct News {
     pub(crate) account_data: bool,
     pub(crate) to_device: bool,
     pub(crate) device_lists: bool,
-    /// Nothing is known: everything was looked up.
-    pub(crate) looked_up: bool,
 }
 
 impl News {
@@ -85,7 +83,6 @@ impl Homeserver {
             account_data: true,
             to_device: true,
             device_lists: true,
-            looked_up: true,
             ..News::default()
         };
         let joined: Vec<(&OwnedRoomId, i64)> = rooms

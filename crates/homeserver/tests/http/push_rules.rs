@@ -79,7 +79,6 @@ async fn rules_are_added_ordered_changed_and_removed() {
         assert_eq!(ids("content").await, ["b", "c", "d"]);
 
         // They are there after a restart too.
-        drop((put, get, ids, delete));
         server.stop().await;
         let server = Server::start(&db).await;
         let rule = server.get(&format!("{RULES}/content/c"), Some(&token)).await.ok();

@@ -116,18 +116,17 @@ impl Reader<'_> {
 
     /// Adds the counts that every answer has (spec: §Extensions to /sync).
     pub(super) async fn add_key_counts(&self, response: &mut Response) -> Result<(), ApiError> {
-        let (user, device) = (self.user_id.as_str(), self.device.1.as_str());
-        for (algorithm, count) in self.hs.store.one_time_key_counts(user, device).await? {
-            response
-                .device_one_time_keys_count
-                .insert(algorithm, u64::try_from(count).unwrap_or(0));
+        let counts = self.hs.devices.key_counts(&self.user_id, &self.device.1).await?;
+        for (algorithm, count) in &counts.one_time {
+            let count = u64::try_from(*count).unwrap_or(0);
+            response.device_one_time_keys_count.insert(algorithm.clone(), count);
         }
         // Clients that count only what they are told of must learn that there is none left.
         response
             .device_one_time_keys_count
             .entry("signed_curve25519".to_owned())
             .or_default();
-        response.device_unused_fallback_key_types = self.hs.store.unused_fallback_key_types(user, device).await?;
+        response.device_unused_fallback_key_types = counts.unused_fallback.clone();
         Ok(())
     }
 }

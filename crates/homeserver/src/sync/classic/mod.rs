@@ -137,8 +137,13 @@ impl Reader<'_> {
             next_batch: SyncToken::at(self.now).to_string(),
             ..Response::default()
         };
-        if self.since.is_some() && self.hs.sync.took_delivery(&self.device, to_device_since) {
-            self.acknowledge(to_device_since).await?;
+        if self.since.is_some() {
+            // Spec: client-server API §Send-to-Device messaging: what an answer delivered is gone once the client comes
+            // back with its token.
+            let devices = &self.hs.devices;
+            devices
+                .delete_to_device(&self.user_id, &self.device.1, to_device_since)
+                .await?;
         }
         let to_device_behind = self.since.is_some_and(|since| to_device_since < since);
         let rooms;
@@ -158,9 +163,7 @@ impl Reader<'_> {
         };
         self.read_account_data_and_rooms(&news, &rooms, &mut response).await?;
         if news.to_device || to_device_behind {
-            let delivered = self
-                .read_to_device(to_device_since, news.looked_up, &mut response)
-                .await?;
+            let delivered = self.read_to_device(to_device_since, &mut response).await?;
             response.next_batch = SyncToken::at(self.now).with_to_device(delivered).to_string();
         }
         if let Some(since) = self.since {
@@ -195,7 +198,6 @@ impl Reader<'_> {
             account_data: true,
             to_device: true,
             device_lists: self.since.is_some(),
-            looked_up: true,
         }
     }
 
@@ -244,34 +246,18 @@ impl Reader<'_> {
         self.read_rooms(news, rooms, &mut of_rooms, response).await
     }
 
-    /// Spec: client-server API §Send-to-Device messaging: what an answer delivered is gone once the client comes back
-    /// with its token.
-    async fn acknowledge(&self, since: i64) -> Result<(), ApiError> {
-        let (user, device) = (self.user_id.as_str(), self.device.1.as_str());
-        self.hs.store.delete_to_device_messages(user, device, since).await?;
-        Ok(())
-    }
-
     /// Adds the messages for the device; answers the position up to which they are delivered with this answer.
-    async fn read_to_device(&self, since: i64, looked_up: bool, response: &mut Response) -> Result<i64, ApiError> {
-        if since > 0 && looked_up {
-            // What was delivered before a restart.
-            self.acknowledge(since).await?;
-        }
-        let (user, device) = (self.user_id.as_str(), self.device.1.as_str());
+    async fn read_to_device(&self, since: i64, response: &mut Response) -> Result<i64, ApiError> {
         let messages = self
             .hs
-            .store
-            .to_device_messages(user, device, since, self.now, TO_DEVICE_LIMIT)
+            .devices
+            .to_device(&self.user_id, &self.device.1, since, self.now, TO_DEVICE_LIMIT)
             .await?;
         let full = messages.len() >= usize::try_from(TO_DEVICE_LIMIT).unwrap_or(usize::MAX);
         let delivered = match messages.last() {
             Some((position, _)) if full => *position,
             _ => self.now,
         };
-        if !messages.is_empty() {
-            self.hs.sync.delivered(&self.device, delivered);
-        }
         for (_, event) in messages {
             let event = super::account_data::raw(event)?;
             response.to_device.events.push(event.into());
