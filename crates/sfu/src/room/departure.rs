@@ -30,6 +30,8 @@ const RESUME_TIMEOUT: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long those who left are remembered for clients that resume.
 const REMEMBER_GONE: Duration = Duration::from_secs(60);
+/// How many of them.
+const MAX_REMEMBERED: usize = 256;
 
 impl LeaveReason {
     fn disconnect_reason(self) -> DisconnectReason {
@@ -136,7 +138,10 @@ impl Room {
                 participant.signal_lost = Some(now);
             }
             let lost_for = participant.signal_lost.map(|lost| now.duration_since(lost));
-            let connecting = participant.stage == super::participant::Stage::Joined;
+            // A client with two connections that may not subscribe has nothing to connect before it publishes.
+            let idle =
+                !participant.single_connection && !participant.permission.subscribe && participant.publisher.is_none();
+            let connecting = participant.stage == super::participant::Stage::Joined && !idle;
             if participant
                 .media_failed
                 .is_some_and(|failed| now.duration_since(failed) >= FAREWELL)
@@ -170,10 +175,9 @@ impl Room {
         for (key, told, action) in gone {
             self.remove(key, LeaveReason::MediaGone, Some(leave(told, action)), now);
         }
-        while self
-            .recently_gone
-            .front()
-            .is_some_and(|(left, _)| now.duration_since(*left) > REMEMBER_GONE)
+        let forgotten = |left: Instant| now.duration_since(left) > REMEMBER_GONE;
+        while self.recently_gone.len() > MAX_REMEMBERED
+            || self.recently_gone.front().is_some_and(|(left, _)| forgotten(*left))
         {
             self.recently_gone.pop_front();
         }
