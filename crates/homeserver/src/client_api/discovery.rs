@@ -4,7 +4,11 @@ use axum::{Json, Router, extract::State, routing::get};
 use serde_json::{Map, Value, json};
 
 use super::{ApiError, Auth, arguments::ClientPaths as _};
-use crate::Homeserver;
+use crate::{
+    Homeserver,
+    calls::delayed::{MAX_DELAY_MS, MAX_SCHEDULED},
+    room::SUPPORTED_VERSIONS,
+};
 
 /// Every version of the client-server API whose endpoints this server answers.
 const VERSIONS: &[&str] = &[
@@ -23,6 +27,7 @@ pub(super) fn router() -> Router<Homeserver> {
     Router::new()
         .route("/_matrix/client/versions", get(versions))
         .client("/capabilities", get(capabilities))
+        .client("/room_keys/version", get(newest_key_backup))
         .route("/.well-known/matrix/client", get(well_known_client))
         .route("/.well-known/matrix/server", get(well_known_server))
 }
@@ -39,8 +44,14 @@ async fn versions() -> Json<Value> {
 }
 
 /// `GET /_matrix/client/v3/capabilities`: client-server API, "Capabilities negotiation".
-async fn capabilities(State(_): State<Homeserver>, Auth(_): Auth) -> Result<Json<Value>, ApiError> {
+async fn capabilities(State(hs): State<Homeserver>, Auth(_): Auth) -> Result<Json<Value>, ApiError> {
+    let versions: Map<String, Value> = SUPPORTED_VERSIONS
+        .iter()
+        .map(|version| (version.to_string(), Value::from("stable")))
+        .collect();
     Ok(Json(json!({ "capabilities": {
+        "m.room_versions": { "default": hs.rooms.default_version(), "available": versions },
+        "org.matrix.msc4140.delayed_events": { "max_delay_ms": MAX_DELAY_MS, "max_scheduled": MAX_SCHEDULED },
         "m.change_password": { "enabled": true },
         "m.set_displayname": { "enabled": true },
         "m.set_avatar_url": { "enabled": true },
@@ -48,6 +59,12 @@ async fn capabilities(State(_): State<Homeserver>, Auth(_): Auth) -> Result<Json
         "m.3pid_changes": { "enabled": false },
         "m.get_login_token": { "enabled": true },
     } })))
+}
+
+/// `GET /_matrix/client/v3/room_keys/version`: client-server API, "Server-side key backups". Backups cannot be made here
+/// yet, so nobody has one: clients ask at every start, and take any other error for a fault.
+async fn newest_key_backup(Auth(_): Auth) -> ApiError {
+    ApiError::not_found("There is no key backup.")
 }
 
 /// `GET /.well-known/matrix/client`: client-server API, "Server Discovery".
