@@ -91,7 +91,8 @@ await run(async () => {
                 );
             } catch (error) {
                 if (screenshots) await page.screenshot({ path: `${screenshots}/${name}.png` }).catch(() => {});
-                throw new Error(`${error.message}; the screen of ${name}: ${JSON.stringify(last)}`);
+                const keys = JSON.stringify(await page.evaluate(() => window.scenario.keys()));
+                throw new Error(`${error.message}; ${name}'s media keys: ${keys}, screen: ${JSON.stringify(last)}`);
             }
             // Pictures move: the same tiles have played on.
             await until(`${name}'s tiles play on`, async () => {

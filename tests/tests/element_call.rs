@@ -8,6 +8,10 @@ use system_tests::{Client, Engine, PASSWORD, Script, Server, eventually};
 /// How long a participant whose browser died may still be seen by the others.
 const GHOST_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long after a start a membership may outlive its call: the server gives clients half a minute to come back to the
+/// SFU with the tokens they have before it takes them for gone.
+const RETURN_LIMIT: Duration = Duration::from_secs(45);
+
 /// Two, then three people see each other encrypted; a killed browser leaves no ghost; neither does a restart.
 async fn group_call(engine: Engine) {
     let mut server = Server::start(engine).await;
@@ -61,7 +65,7 @@ async fn group_call(engine: Engine) {
     server.launch().await;
     eventually(
         "no membership outlives the call and the restart",
-        Duration::from_secs(30),
+        RETURN_LIMIT,
         async || members_in_call(&observer, &room_id).await.is_empty().then_some(()),
     )
     .await;
