@@ -65,11 +65,8 @@ async fn change(
         reason,
         profile,
     };
-    match hs.rooms.change_membership(&room, change).await {
-        Ok(_) => Ok(()),
-        Err(Error::Unsupported(why)) => Err(ApiError::forbidden(why)),
-        Err(e) => Err(e.into()),
-    }
+    hs.rooms.change_membership(&room, change).await?;
+    Ok(())
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/join`

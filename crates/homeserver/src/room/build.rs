@@ -39,6 +39,8 @@ pub struct Proposal {
     pub transaction: Option<Transaction>,
     /// When it was made; the time of building when not said.
     pub timestamp: Option<MilliSecondsSinceUnixEpoch>,
+    /// For a join on another member's authority: that this server checked the room's allow rules.
+    pub(super) allowed_by_rule: bool,
 }
 
 /// A client's own name for a request it may repeat.
@@ -61,6 +63,7 @@ impl Proposal {
             redacts: None,
             transaction: None,
             timestamp: None,
+            allowed_by_rule: false,
         }
     }
 

@@ -14,6 +14,9 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId, even
 use super::{Event, Membership, RoomState, build::Transaction};
 
 const EVENTS: NonZeroUsize = NonZeroUsize::new(20_000).expect("not zero");
+/// Larger contents are read again when they are needed, so that large events cannot fill the memory.
+const LARGEST_KEPT: usize = 8 * 1024;
+
 const USERS: NonZeroUsize = NonZeroUsize::new(5_000).expect("not zero");
 const DEVICES: NonZeroUsize = NonZeroUsize::new(5_000).expect("not zero");
 
@@ -40,15 +43,19 @@ impl Events {
     /// being redacted since the read began.
     pub(super) fn insert_read(&self, event: Arc<Event>) -> Arc<Event> {
         let mut events = self.0.lock();
+        if event.content.get().len() > LARGEST_KEPT {
+            return events.get(&event.nid).cloned().unwrap_or(event);
+        }
         events.get_or_insert(event.nid, || event).clone()
     }
 
-    pub(super) fn insert_new(&self, event: Arc<Event>) {
-        self.0.lock().put(event.nid, event);
-    }
-
-    pub(super) fn replace(&self, event: Arc<Event>) {
-        self.0.lock().put(event.nid, event);
+    /// Keeps an event that was just made, or the pruned form of one that was redacted.
+    pub(super) fn put(&self, event: Arc<Event>) {
+        if event.content.get().len() <= LARGEST_KEPT {
+            self.0.lock().put(event.nid, event);
+        } else {
+            self.0.lock().pop(&event.nid);
+        }
     }
 }
 

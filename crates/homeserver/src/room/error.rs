@@ -34,9 +34,6 @@ pub enum Error {
     /// The user is in the room already.
     #[error("{0}")]
     BadState(String),
-    /// What was asked is not part of this server.
-    #[error("{0}")]
-    Unsupported(String),
     /// The database failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
@@ -59,7 +56,6 @@ impl From<Error> for ApiError {
             Error::AliasTaken(_) => Self::new(StatusCode::BAD_REQUEST, "M_ROOM_IN_USE", e.to_string()),
             Error::InvalidRoomState(why) => Self::new(StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE", why),
             Error::BadState(why) => Self::new(StatusCode::FORBIDDEN, "M_BAD_STATE", why),
-            Error::Unsupported(why) => Self::unrecognized(why),
             Error::Storage(e) => e.into(),
             Error::Internal(why) => Self::internal(why),
         }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId,
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
     state_res::events::RoomPowerLevelsIntField,
 };
@@ -83,11 +83,6 @@ impl Rooms {
         if change.action == Action::Leave && present == Membership::Leave {
             return self.already_left(&state, &change.target);
         }
-        if change.action == Action::Invite && change.target.server_name() != self.inner.server_name {
-            return Err(Error::Unsupported(
-                "Users of other servers cannot be invited: this server does not federate.".to_owned(),
-            ));
-        }
         let name = match change.action {
             Action::Join => MembershipState::Join,
             Action::Knock => MembershipState::Knock,
@@ -96,6 +91,7 @@ impl Rooms {
             Action::Ban => MembershipState::Ban,
         };
         let mut content = member_content(name.as_str(), change.reason.as_deref(), change.profile);
+        let mut allowed_by_rule = false;
         if change.action == Action::Join
             && let Some(authoriser) = self.authoriser(&state, &change.target, present).await?
         {
@@ -103,13 +99,15 @@ impl Rooms {
                 "join_authorised_via_users_server".to_owned(),
                 CanonicalJsonValue::String(authoriser.to_string()),
             );
+            allowed_by_rule = true;
         }
-        let proposal = Proposal::state(
+        let mut proposal = Proposal::state(
             &change.sender,
             TimelineEventType::RoomMember,
             change.target.as_str(),
             content,
         );
+        proposal.allowed_by_rule = allowed_by_rule;
         self.propose(room, proposal).await
     }
 
@@ -209,6 +207,33 @@ impl Rooms {
         }
         Ok(())
     }
+}
+
+/// What authorisation rules leave to the server that makes a member event: whether a join on another
+/// member's authority follows the room's allow rules, and whether an invitation can reach its user.
+pub(super) fn check_own(proposal: &Proposal, state: &RoomState, server_name: &ServerName) -> Result<(), Error> {
+    let Some(user) = proposal
+        .state_key
+        .as_deref()
+        .filter(|_| proposal.kind == TimelineEventType::RoomMember)
+    else {
+        return Ok(());
+    };
+    let Ok(user) = <&UserId>::try_from(user) else {
+        return Err(Error::InvalidParam(format!("{user:?} is not a user id.")));
+    };
+    let claims_authority = proposal.content.contains_key("join_authorised_via_users_server");
+    let present = state.membership(user);
+    if claims_authority && !proposal.allowed_by_rule && !matches!(present, Membership::Join | Membership::Invite) {
+        return Err(Error::Forbidden("Join this room by the join endpoint.".to_owned()));
+    }
+    let invites = proposal.content.get("membership").and_then(|m| m.as_str()) == Some("invite");
+    if invites && user.server_name() != server_name {
+        return Err(Error::Forbidden(
+            "Users of other servers cannot be invited: this server does not federate.".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 fn check_present(change: &MembershipChange, present: Membership) -> Result<(), Error> {

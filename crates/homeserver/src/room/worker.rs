@@ -23,6 +23,7 @@ use tracing::{Instrument as _, debug};
 
 use super::{
     Error, Event, Proposal, RoomChange, RoomState, Rooms, build,
+    membership::check_own,
     pipeline::{self, Context, Verdict},
 };
 use crate::sync::RoomStream;
@@ -216,6 +217,7 @@ impl Rooms {
                 position: None,
             });
         }
+        check_own(&proposal, &batch.state, &self.inner.server_name)?;
         let pruned = match &proposal.redacts {
             Some(target) => Some(self.redaction_target(batch, &proposal, target).await?),
             None => None,
@@ -433,7 +435,7 @@ impl Rooms {
     /// Brings the caches up to what was committed, and announces it to readers.
     pub(super) async fn remember(&self, state: &RoomState, news: &News) {
         for event in &news.events {
-            self.inner.events.insert_new(event.clone());
+            self.inner.events.put(event.clone());
             if event.relation().is_some() {
                 self.inner.relations.added(&state.room_id, event.nid);
             }
@@ -454,7 +456,7 @@ impl Rooms {
                 .mark_room(&state.room_id, RoomStream::Events, event.nid);
         }
         for event in &news.pruned {
-            self.inner.events.replace(event.clone());
+            self.inner.events.put(event.clone());
         }
         self.inner.recent.changed(state.room_nid, state.latest);
     }

@@ -8,5 +8,6 @@ mod hostile;
 mod keys;
 mod media;
 mod push_rules;
+mod rooms;
 mod router;
 mod sync;
