@@ -24,8 +24,8 @@ pub const MEMBER_TYPES: [&str; 2] = ["org.matrix.msc3401.call.member", "m.call.m
 /// A participant may come back with a new session (a full reconnect) or send their own leave within this time.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// After a start, participants of running calls need this long to come back to the SFU.
-const GRACE_AFTER_START: Duration = Duration::from_secs(30);
+/// After a start, participants of running calls have this long to come back: clients try again every seven seconds at most.
+const GRACE_AFTER_START: Duration = Duration::from_secs(15);
 
 /// Follows the media plane, the rooms and the accounts, until the process stops.
 pub(super) async fn run(hs: Homeserver, mut events: mpsc::Receiver<MediaEvent>) {

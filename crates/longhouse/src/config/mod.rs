@@ -163,7 +163,7 @@ impl Default for Log {
     fn default() -> Self {
         Self {
             format: LogFormat::Text,
-            filter: "info".to_owned(),
+            filter: "info,ruma_state_res=warn".to_owned(),
         }
     }
 }
