@@ -13,10 +13,14 @@ pub(crate) fn install_for_command() {
         .init();
 }
 
+/// Libraries that call ordinary work "info": the authorisation of every event would fill the log. A filter that names
+/// them overrides this.
+const QUIETER: &str = "ruma_state_res=warn";
+
 /// Installs the subscriber and the panic hook; once per process.
 pub(crate) fn install(log: &Log) {
     // The configuration has been checked; should the filter still not parse, the default level is the safe answer.
-    let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(format!("{QUIETER},{}", log.filter)).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
