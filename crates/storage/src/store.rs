@@ -61,6 +61,9 @@ enum Engine {
     },
 }
 
+/// The SQLSTATE of a lock that was not got within `lock_timeout` (PostgreSQL, appendix A).
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 /// Any number that no other program's advisory lock is likely to have.
 const POSTGRES_LOCK: i64 = 0x4c6f_6e67_686f_7573;
 
@@ -146,13 +149,20 @@ impl Store {
             .await
             .map_err(|source| connect_error(&place, source))?;
         let mut lock = pool.acquire().await?;
-        let (locked,): (bool,) = sqlx::query_as("SELECT pg_try_advisory_lock($1)")
+        // A predecessor that was killed leaves the lock to its connection until PostgreSQL notices: wait for that.
+        sqlx::query("SET lock_timeout = '5s'").execute(&mut *lock).await?;
+        let locked = sqlx::query("SELECT pg_advisory_lock($1)")
             .bind(POSTGRES_LOCK)
-            .fetch_one(&mut *lock)
-            .await?;
-        if !locked {
-            return Err(OpenError::InUse);
+            .execute(&mut *lock)
+            .await;
+        match locked {
+            Ok(_) => {}
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
+                return Err(OpenError::InUse);
+            }
+            Err(error) => return Err(error.into()),
         }
+        sqlx::query("SET lock_timeout = 0").execute(&mut *lock).await?;
         let mut conn = Conn::Postgres(pool.acquire().await?);
         migrate::run(&mut conn).await?;
         let positions = open_positions(&mut conn).await?;
