@@ -74,6 +74,7 @@ async fn udp_finds_its_connection_by_name_and_then_by_address() {
 
     client.send(b"\x80 nobody knows this address").await.expect("sent");
     client.send(&check("stranger")).await.expect("sent");
+    client.send(&[0x80; 2049]).await.expect("sent");
     client.send(&check("first")).await.expect("sent");
     client.send(b"\x80 media").await.expect("sent");
     client.send(&check("second")).await.expect("sent");
@@ -97,6 +98,7 @@ async fn udp_finds_its_connection_by_name_and_then_by_address() {
         "an address in use is not taken over"
     );
     assert_eq!(fixture.mux.stats().unknown, 2);
+    assert_eq!(fixture.mux.stats().oversized, 1);
 
     drop(first);
     client.send(&check("first")).await.expect("sent");

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -32,6 +33,8 @@ use crate::{
 const DATAGRAMS: usize = 4096;
 /// Datagrams handled before what they caused is sent: long runs of equal length cost the kernel least.
 const BATCH: usize = 128;
+/// Commands handled between two batches of datagrams: however much media comes in, requests get their turn.
+const COMMANDS_BETWEEN: usize = 32;
 /// How often lost packets and keyframes are asked for, and feedback is written.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -137,13 +140,13 @@ impl Room {
     }
 
     /// Runs until the room is over, closed, or the process stops.
-    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(crate) async fn run(mut self, commands: &mut mpsc::Receiver<Command>) {
         let mut inbox = self.inbox.take().expect("a room is run once");
         let shutdown = self.environment.shutdown.clone();
         let mut batch = Vec::with_capacity(BATCH);
         info!(room = %self.name, sid = %self.sid, "room opened");
         metrics::gauge!("sfu_rooms").increment(1.0);
-        loop {
+        'room: loop {
             let wake = self.next_wake();
             tokio::select! {
                 biased;
@@ -159,27 +162,17 @@ impl Room {
                     for incoming in batch.drain(..) {
                         self.datagram(incoming, now);
                     }
+                    for _ in 0..COMMANDS_BETWEEN {
+                        let Ok(command) = commands.try_recv() else { break };
+                        if self.command(command, now).is_break() {
+                            break 'room;
+                        }
+                    }
                 }
                 command = commands.recv() => {
-                    let now = clock::now();
-                    match command {
-                        None => break,
-                        Some(Command::Join(join)) => self.join(*join, now),
-                        Some(Command::Signal { connection, message }) => self.signal(connection, *message, now),
-                        Some(Command::Closed { connection }) => self.signal_closed(connection, now),
-                        Some(Command::Remove { identity, reason }) => {
-                            if let Some(&key) = self.by_identity.get(&identity) {
-                                self.remove(key, LeaveReason::Removed, Some(leave(reason, Action::Disconnect)), now);
-                            }
-                        }
-                        Some(Command::Participants { reply }) => {
-                            // Whoever asked may have gone.
-                            let _ = reply.send(self.summaries());
-                        }
-                        Some(Command::Close { reason }) => {
-                            self.end(reason, LeaveReason::RoomClosed);
-                            break;
-                        }
+                    let Some(command) = command else { break };
+                    if self.command(command, clock::now()).is_break() {
+                        break;
                     }
                 }
                 () = time::sleep_until(wake.into()) => {}
@@ -193,6 +186,29 @@ impl Room {
         }
         metrics::gauge!("sfu_rooms").decrement(1.0);
         info!(room = %self.name, "room closed");
+    }
+
+    /// Carries out one command; breaks when it ended the room.
+    fn command(&mut self, command: Command, now: Instant) -> ControlFlow<()> {
+        match command {
+            Command::Join(join) => self.join(*join, now),
+            Command::Signal { connection, message } => self.signal(connection, *message, now),
+            Command::Closed { connection } => self.signal_closed(connection, now),
+            Command::Remove { identity, reason } => {
+                if let Some(&key) = self.by_identity.get(&identity) {
+                    self.remove(key, LeaveReason::Removed, Some(leave(reason, Action::Disconnect)), now);
+                }
+            }
+            Command::Participants { reply } => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.summaries());
+            }
+            Command::Close { reason } => {
+                self.end(reason, LeaveReason::RoomClosed);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
     }
 
     fn end(&mut self, reason: DisconnectReason, told: LeaveReason) {

@@ -22,6 +22,9 @@ pub(crate) const TOKEN_INTERVAL: Duration = Duration::from_secs(300);
 const TOKEN_LIFETIME_SECONDS: u64 = 3600;
 /// A media connection must stand after this long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A lost signalling connection must be resumed within this time, whatever the media does: clients come back within
+/// seconds or not at all, and connectivity checks alone may go on for ever.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A media connection that was silent for this long while signalling lives is asked to resume.
 const SILENCE: Duration = Duration::from_secs(15);
 /// How long a client has to resume when asked.
@@ -148,7 +151,11 @@ impl Room {
             {
                 // While signalling lives the client is told to begin anew.
                 gone.push((key, DisconnectReason::MediaFailure, Action::Reconnect));
-            } else if alone && silence >= media_timeout && lost_for.is_some_and(|lost| lost >= Duration::from_secs(1)) {
+            } else if alone
+                && lost_for.is_some_and(|lost| {
+                    lost >= SIGNAL_TIMEOUT || (silence >= media_timeout && lost >= Duration::from_secs(1))
+                })
+            {
                 gone.push((key, DisconnectReason::ConnectionTimeout, Action::Disconnect));
             } else if connecting && now.duration_since(participant.joined_at) >= CONNECT_TIMEOUT {
                 gone.push((key, DisconnectReason::JoinFailure, Action::Disconnect));

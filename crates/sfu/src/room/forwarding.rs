@@ -43,6 +43,8 @@ const AUDIO_RESERVE: u64 = 50_000;
 const LEVEL_STEPS: f32 = 8.0;
 /// Report blocks of one RTCP packet (RFC 3550 §6.4.1: a five bit count).
 const MAX_REPORT_BLOCKS: usize = 31;
+/// Transport feedbacks taken from one compound packet; clients send one.
+const MAX_FEEDBACKS: usize = 4;
 
 /// What is known of the packets that a client sends over one connection.
 pub(crate) struct IncomingMedia {
@@ -179,6 +181,7 @@ impl Room {
     /// One compound RTCP packet of participant `key`. Packets and report blocks are taken one by one: a compound speaks
     /// of many streams.
     pub(crate) fn rtcp(&mut self, key: usize, side: Side, compound: &[u8], now: Instant) {
+        let mut feedbacks = 0;
         for packet in rtcp::parse(compound) {
             match packet {
                 RtcpPacket::SenderReport { ssrc, info, reports } => {
@@ -206,6 +209,10 @@ impl Room {
                     }
                 }
                 RtcpPacket::TransportFeedback(feedback) => {
+                    feedbacks += 1;
+                    if feedbacks > MAX_FEEDBACKS {
+                        continue;
+                    }
                     if let Some(peer) = self.participants[key].peer(side) {
                         let OutgoingMedia { history, estimate, .. } = &mut peer.outgoing;
                         estimate.transport_feedback(now, &feedback, history);

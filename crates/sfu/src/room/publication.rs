@@ -17,6 +17,13 @@ use crate::{
 pub(crate) const MAX_PUBLICATIONS: usize = 32;
 /// Longest client-chosen text in a track's description, in bytes.
 const MAX_TEXT: usize = 1024;
+/// Longest codec name and longest name of an RTP stream, in bytes.
+const MAX_CODEC: usize = 64;
+const MAX_RID: usize = 16;
+/// Most entries of the lists in a track's description.
+const MAX_LAYERS: usize = 8;
+const MAX_CODECS: usize = 4;
+const MAX_FEATURES: usize = 32;
 
 /// One track of a participant.
 pub(crate) struct Publication {
@@ -51,7 +58,7 @@ pub(crate) struct Publication {
 pub(crate) enum Unacceptable {
     /// Not audio or video.
     Type,
-    /// A text beyond the limit.
+    /// A text or list beyond the limit, or a name that is not a token.
     Text,
 }
 
@@ -63,11 +70,7 @@ impl Publication {
             Ok(TrackType::Video) => Kind::Video,
             _ => return Err(Unacceptable::Type),
         };
-        let texts = [&request.cid, &request.name, &request.stream];
-        if texts.iter().any(|text| text.len() > MAX_TEXT)
-            || request.layers.len() > 8
-            || request.simulcast_codecs.len() > 8
-        {
+        if !is_acceptable(request) {
             return Err(Unacceptable::Text);
         }
         let source = TrackSource::try_from(request.source).unwrap_or(TrackSource::Unknown);
@@ -214,6 +217,29 @@ impl Publication {
     }
 }
 
+/// Whether everything in a description is of bounded size, and what goes into session descriptions is a token.
+fn is_acceptable(request: &AddTrackRequest) -> bool {
+    let layers =
+        |layers: &[VideoLayer]| layers.len() <= MAX_LAYERS && layers.iter().all(|layer| is_token(&layer.rid, MAX_RID));
+    request.name.len() <= MAX_TEXT
+        && is_token(&request.cid, MAX_TEXT)
+        && is_token(&request.stream, MAX_TEXT)
+        && layers(&request.layers)
+        && request.simulcast_codecs.len() <= MAX_CODECS
+        && request
+            .simulcast_codecs
+            .iter()
+            .all(|codec| is_token(&codec.codec, MAX_CODEC) && is_token(&codec.cid, MAX_TEXT) && layers(&codec.layers))
+        && request.audio_features.len() <= MAX_FEATURES
+        && request.packet_trailer_features.len() <= MAX_FEATURES
+}
+
+/// Whether a text can stand as one word of a session description: no white space, no line end, and no `|`, which parts
+/// participant and stream in the names that subscribers read. No text at all is fine.
+fn is_token(text: &str, max: usize) -> bool {
+    text.len() <= max && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'|')
+}
+
 /// Tracks of one stream are played in step: camera with microphone, both tracks of a shared screen.
 fn default_stream(source: TrackSource) -> &'static str {
     match source {
@@ -309,6 +335,78 @@ mod tests {
         };
         let publication = Publication::new(0, &quiet).unwrap();
         assert_eq!(publication.opus_format("a=1"), "a=1;stereo=1;maxaveragebitrate=510000");
+    }
+
+    #[test]
+    fn names_are_tokens() {
+        let of_stream = |stream: &str| {
+            let stream = stream.to_owned();
+            Publication::new(0, &AddTrackRequest { stream, ..camera() }).err()
+        };
+        let of_cid = |cid: &str| {
+            let cid = cid.to_owned();
+            Publication::new(0, &AddTrackRequest { cid, ..camera() }).err()
+        };
+        for good in [
+            "",
+            "camera",
+            "screen",
+            "screen_share",
+            "0b6fd8c5-9a3c-4d14-8e3b-0f6f5b0d2a11",
+            "{0b6fd8c5-9a3c-4d14-8e3b-0f6f5b0d2a11}",
+        ] {
+            assert_eq!((of_stream(good), of_cid(good)), (None, None), "{good}");
+        }
+        let refused = Some(Unacceptable::Text);
+        for bad in ["a b", "a\r\na=candidate:1", "a\n", "a|b", "a\0", "\u{e9}"] {
+            assert_eq!((of_stream(bad), of_cid(bad)), (refused, refused), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn descriptions_are_bounded() {
+        let codec = camera().simulcast_codecs.remove(0);
+        let layer = |rid: &str| VideoLayer {
+            rid: rid.to_owned(),
+            ..VideoLayer::default()
+        };
+        let with_codec = |codec| AddTrackRequest {
+            simulcast_codecs: vec![codec],
+            ..camera()
+        };
+        let too_much = [
+            with_codec(SimulcastCodec {
+                layers: vec![layer("q"); MAX_LAYERS + 1],
+                ..codec.clone()
+            }),
+            with_codec(SimulcastCodec {
+                codec: "x".repeat(MAX_CODEC + 1),
+                ..codec.clone()
+            }),
+            with_codec(SimulcastCodec {
+                cid: "x".repeat(MAX_TEXT + 1),
+                ..codec.clone()
+            }),
+            AddTrackRequest {
+                simulcast_codecs: vec![codec; MAX_CODECS + 1],
+                ..camera()
+            },
+            AddTrackRequest {
+                layers: vec![layer(&"x".repeat(MAX_RID + 1))],
+                ..camera()
+            },
+            AddTrackRequest {
+                audio_features: vec![0; MAX_FEATURES + 1],
+                ..camera()
+            },
+            AddTrackRequest {
+                packet_trailer_features: vec![0; MAX_FEATURES + 1],
+                ..camera()
+            },
+        ];
+        for request in too_much {
+            assert_eq!(Publication::new(0, &request).err(), Some(Unacceptable::Text));
+        }
     }
 
     #[test]

@@ -3,16 +3,18 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
     sync::Arc,
 };
 
+use futures_util::FutureExt as _;
 use livekit_protocol::DisconnectReason;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::{Command, actor};
-use crate::Environment;
+use crate::{Environment, LeaveReason, SfuEvent};
 
 /// Commands that may wait for a room; connections wait beyond.
 const COMMANDS: usize = 1024;
@@ -78,8 +80,8 @@ impl Rooms {
         if let Some(link) = open.get(name).filter(|link| !link.is_closed()) {
             return Some(link.clone());
         }
-        let (commands, inbox) = mpsc::channel(COMMANDS);
-        let members = Arc::default();
+        let (commands, mut inbox) = mpsc::channel(COMMANDS);
+        let members: Arc<Mutex<HashSet<String>>> = Arc::default();
         let link = RoomLink {
             commands,
             members: Arc::clone(&members),
@@ -87,9 +89,11 @@ impl Rooms {
         open.insert(name.to_owned(), link.clone());
         let rooms = Arc::clone(self);
         let name = name.to_owned();
-        let room = actor::Room::new(name.clone(), Arc::clone(&self.environment), members);
+        let room = actor::Room::new(name.clone(), Arc::clone(&self.environment), Arc::clone(&members));
         self.tasks.spawn(async move {
-            room.run(inbox).await;
+            // The queue stays open until the departures are told: no new room of this name begins before.
+            contain(room.run(&mut inbox), &rooms.environment, &name, &members).await;
+            drop(inbox);
             let mut open = rooms.open.lock();
             // A new room of the same name may have taken the place.
             if open.get(&name).is_some_and(RoomLink::is_closed) {
@@ -109,5 +113,66 @@ impl Rooms {
                 })
                 .await;
         }
+    }
+}
+
+/// Waits for a room's task. Should a defect end it, everybody who was there is told to have left: nobody would else, and
+/// they would stay in the call for all others.
+async fn contain(
+    run: impl Future<Output = ()>,
+    environment: &Environment,
+    name: &str,
+    members: &Mutex<HashSet<String>>,
+) {
+    // What the room owned is gone with it; its members are a set of names that is whole after every change.
+    if AssertUnwindSafe(run).catch_unwind().await.is_ok() {
+        return;
+    }
+    let left = std::mem::take(&mut *members.lock());
+    tracing::error!(room = %name, participants = left.len(), "a defect ended the room");
+    metrics::counter!("sfu_room_panics_total").increment(1);
+    metrics::gauge!("sfu_rooms").decrement(1.0);
+    metrics::gauge!("sfu_participants").decrement(left.len() as f64);
+    for identity in left {
+        let event = SfuEvent::ParticipantLeft {
+            room: name.to_owned(),
+            identity,
+            reason: LeaveReason::MediaGone,
+        };
+        // An error means that nobody listens any more, as when the process stops.
+        let told = environment.shutdown.run_until_cancelled(environment.events.send(event));
+        let _ = told.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::tests::environment;
+
+    #[tokio::test]
+    async fn a_defect_leaves_no_ghosts() {
+        let (environment, mut events) = environment().await;
+        let members = Mutex::new(HashSet::from(["alice".to_owned()]));
+        contain(async { panic!("a defect") }, &environment, "room", &members).await;
+        let left = SfuEvent::ParticipantLeft {
+            room: "room".into(),
+            identity: "alice".into(),
+            reason: LeaveReason::MediaGone,
+        };
+        assert_eq!(events.try_recv(), Ok(left));
+        assert!(members.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_room_that_ends_is_forgotten() {
+        let (environment, _events) = environment().await;
+        let tasks = TaskTracker::new();
+        let rooms = Rooms::new(Arc::new(environment), tasks.clone());
+        rooms.ensure("room").unwrap();
+        rooms.close("room").await;
+        tasks.close();
+        tasks.wait().await;
+        assert!(rooms.open.lock().is_empty());
     }
 }

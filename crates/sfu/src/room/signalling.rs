@@ -182,6 +182,7 @@ impl Room {
         };
         debug!(room = %self.name, participant = %self.participants[key].sid, "participant resumes");
         metrics::counter!("sfu_resumes_total").increment(1);
+        let connection = join.connection;
         let ice_servers = self.ice_servers(&join.claims.identity);
         let participant = &mut self.participants[key];
         if let Some(old) = participant.signal.take() {
@@ -224,6 +225,10 @@ impl Room {
         }
         if let Some(offer) = join.parameters.offer {
             self.offer(key, offer, now);
+            // An offer that cannot be taken ends the stay.
+            if self.by_connection.get(&connection) != Some(&key) {
+                return;
+            }
         }
         self.restart_subscriber(key, now);
         self.request_sections(key, now);
@@ -334,7 +339,9 @@ impl Room {
                     publication
                 }
                 Err(Unacceptable::Type) => return refused(self, Reason::UnsupportedType, "neither audio nor video"),
-                Err(Unacceptable::Text) => return refused(self, Reason::LimitExceeded, "description too long"),
+                Err(Unacceptable::Text) => {
+                    return refused(self, Reason::LimitExceeded, "description too long or malformed");
+                }
             },
         };
         let track = Some(self.publications[publication].info.clone());
@@ -366,7 +373,16 @@ impl Room {
                 None,
             );
         }
-        if check_metadata(&update.metadata, &update.attributes).is_err() || update.name.len() > 1024 {
+        // What counts is the outcome: many small updates must not add up to more than one may hold.
+        let mut attributes = self.participants[key].attributes.clone();
+        for (name, value) in update.attributes {
+            if value.is_empty() {
+                attributes.remove(&name);
+            } else {
+                attributes.insert(name, value);
+            }
+        }
+        if check_metadata(&update.metadata, &attributes).is_err() || update.name.len() > 1024 {
             return self.refuse(
                 key,
                 update.request_id,
@@ -382,13 +398,7 @@ impl Room {
         if !update.metadata.is_empty() {
             participant.metadata = update.metadata;
         }
-        for (name, value) in update.attributes {
-            if value.is_empty() {
-                participant.attributes.remove(&name);
-            } else {
-                participant.attributes.insert(name, value);
-            }
-        }
+        participant.attributes = attributes;
         if participant.protocol() >= 15 {
             self.refuse(key, update.request_id, Reason::Ok, "", None);
         }

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use credentials::livekit::{ApiKey, Claims, RoomGrant};
 use livekit_protocol::{
     AddTrackRequest, DisconnectReason, LeaveRequest, MuteTrackRequest, ParticipantInfo, SessionDescription,
-    TrackSource, TrackType, leave_request::Action, participant_info, request_response::Reason,
-    signal_request::Message as SignalIn, signal_response::Message as SignalOut,
+    TrackSource, TrackType, UpdateParticipantMetadata, leave_request::Action, participant_info,
+    request_response::Reason, signal_request::Message as SignalIn, signal_response::Message as SignalOut,
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -37,27 +37,33 @@ impl Client {
     }
 }
 
+/// Surroundings without sockets, and what they are told.
+pub(super) async fn environment() -> (Environment, mpsc::Receiver<SfuEvent>) {
+    let shutdown = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let mux = Mux::start(
+        MuxConfig::default(),
+        fabric::switch::Switch::new(),
+        &tasks,
+        shutdown.clone(),
+    );
+    let (sender, events) = mpsc::channel(64);
+    let environment = Environment {
+        config: Arc::new(Config::default()),
+        key: ApiKey::new("key", "secret"),
+        certificate: Certificate::generate().unwrap(),
+        mux: mux.await.unwrap(),
+        candidates: parking_lot::RwLock::new(vec!["candidate:1 1 udp 1 192.0.2.1 7882 typ host".into()]),
+        ice_servers: Arc::new(|_| Vec::new()),
+        events: sender,
+        shutdown,
+    };
+    (environment, events)
+}
+
 impl Bench {
     async fn new() -> Self {
-        let shutdown = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let mux = Mux::start(
-            MuxConfig::default(),
-            fabric::switch::Switch::new(),
-            &tasks,
-            shutdown.clone(),
-        );
-        let (sender, events) = mpsc::channel(64);
-        let environment = Environment {
-            config: Arc::new(Config::default()),
-            key: ApiKey::new("key", "secret"),
-            certificate: Certificate::generate().unwrap(),
-            mux: mux.await.unwrap(),
-            candidates: parking_lot::RwLock::new(vec!["candidate:1 1 udp 1 192.0.2.1 7882 typ host".into()]),
-            ice_servers: Arc::new(|_| Vec::new()),
-            events: sender,
-            shutdown,
-        };
+        let (environment, events) = environment().await;
         Self {
             room: Room::new("room".into(), Arc::new(environment), Arc::default()),
             events,
@@ -322,6 +328,67 @@ async fn a_lost_connection_may_be_resumed_and_an_unknown_session_begins_anew() {
     });
     let reason = (DisconnectReason::StateMismatch as i32, Action::Reconnect as i32);
     assert_eq!(left(&stranger.messages()), Some(reason));
+}
+
+#[tokio::test]
+async fn a_resume_with_a_broken_offer_ends_the_session_and_nothing_else() {
+    let mut bench = Bench::new().await;
+    let mut alice = bench.join("alice");
+    alice.messages();
+    bench.room.signal_closed(alice.connection, clock::now());
+    let mut back = bench.join_as("alice", RoomGrant::participant("room"), |parameters| {
+        parameters.resume = Some(String::new());
+        parameters.offer = Some(SessionDescription {
+            sdp: "v=0\r\nm=audio x".into(),
+            ..SessionDescription::default()
+        });
+    });
+    assert_eq!(left(&back.messages()).unwrap().1, Action::Reconnect as i32);
+    assert!(bench.room.participants.is_empty());
+}
+
+#[tokio::test]
+async fn attributes_are_limited_as_a_whole() {
+    let mut bench = Bench::new().await;
+    let grant = RoomGrant {
+        can_update_own_metadata: Some(true),
+        ..RoomGrant::participant("room")
+    };
+    let mut alice = bench.join_as("alice", grant, |_| {});
+    let mut reasons = Vec::new();
+    for name in ["a", "b", "a"] {
+        alice.messages();
+        let update = UpdateParticipantMetadata {
+            attributes: [(name.to_owned(), "x".repeat(40 * 1024))].into(),
+            ..UpdateParticipantMetadata::default()
+        };
+        bench.request(&alice, SignalIn::UpdateMetadata(update));
+        reasons.extend(alice.messages().into_iter().find_map(|message| match message {
+            SignalOut::RequestResponse(response) => Some(response.reason),
+            _ => None,
+        }));
+    }
+    let (fits, too_much) = (Reason::Ok as i32, Reason::LimitExceeded as i32);
+    assert_eq!(reasons, [fits, too_much, fits], "the same attribute again adds nothing");
+}
+
+#[tokio::test]
+async fn checks_alone_do_not_keep_a_participant() {
+    let mut bench = Bench::new().await;
+    let alice = bench.join("alice");
+    bench.request(&alice, offer(&["audio recvonly"]));
+    let start = clock::now();
+    bench.room.signal_closed(alice.connection, start);
+    let mut sweep = |seconds| {
+        let now = start + Duration::from_secs(seconds);
+        for (_, participant) in &mut bench.room.participants {
+            participant.stage = super::participant::Stage::Active;
+            participant.peers().for_each(|peer| peer.heard.1 = now);
+        }
+        bench.room.sweep(now);
+        bench.room.participants.len()
+    };
+    assert_eq!((sweep(10), sweep(29), sweep(30)), (1, 1, 0));
 }
 
 #[tokio::test]

@@ -34,6 +34,10 @@ pub fn parse(text: &str) -> Result<Description, SdpError> {
     for (index, line) in text.lines().enumerate() {
         let line = line.trim_end_matches('\r');
         let fault = |cause| SdpError::Line { line: index + 1, cause };
+        // What others are told of this description must not begin a line of theirs.
+        if line.contains('\r') {
+            return Err(fault("carriage return within a line"));
+        }
         if line.is_empty() {
             continue;
         }

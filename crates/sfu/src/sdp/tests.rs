@@ -245,6 +245,13 @@ fn refusals_name_their_cause() {
             },
         ),
         (
+            good.replace("a=ice-ufrag:YlXG", "a=x:y\ra=candidate:1"),
+            SdpError::Line {
+                line: 11,
+                cause: "carriage return within a line",
+            },
+        ),
+        (
             good.replace("111 63 0\r\n", "111 opus\r\n"),
             SdpError::Line {
                 line: 8,

@@ -5,7 +5,7 @@ use livekit_protocol::{SignalRequest, SignalResponse, signal_request, signal_res
 use prost::Message as _;
 
 /// Longest signalling message read, in bytes.
-pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+pub const MAX_MESSAGE: usize = 1024 * 1024;
 
 /// How messages of a connection are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

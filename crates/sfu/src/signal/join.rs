@@ -14,9 +14,11 @@ use livekit_protocol::{
 use prost::Message as _;
 
 /// Most bytes a compressed join request may inflate to.
-pub const MAX_INFLATED: u64 = 1024 * 1024;
+pub const MAX_INFLATED: u64 = 256 * 1024;
 /// Longest metadata and longest sum of attributes, in bytes, as LiveKit limits them.
 const MAX_METADATA: usize = 64 * 1024;
+/// Most tracks announced with the join: as many as one participant may publish.
+const MAX_TRACKS: usize = 32;
 
 /// How the client wants its connection.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,6 +64,9 @@ pub enum JoinError {
     /// Metadata or attributes beyond the limit.
     #[error("metadata or attributes exceed the limit")]
     Metadata,
+    /// More announced tracks than one participant may publish.
+    #[error("too many tracks are announced")]
+    Tracks,
     /// The newer path without a join request.
     #[error("join_request is missing")]
     Missing,
@@ -93,6 +98,9 @@ pub fn single_connection(query: &HashMap<String, String>) -> Result<JoinParamete
         wrapped.join_request
     };
     let request = JoinRequest::decode(request.as_slice()).map_err(|_| JoinError::Protobuf)?;
+    if request.add_track_requests.len() > MAX_TRACKS {
+        return Err(JoinError::Tracks);
+    }
     let settings = request.connection_settings.unwrap_or_default();
     let parameters = JoinParameters {
         single_connection: true,
@@ -236,6 +244,20 @@ mod tests {
         };
         let text = URL_SAFE_NO_PAD.encode(wrap(&large, Compression::Gzip));
         assert_eq!(single_connection(&query(text)), Err(JoinError::Metadata));
+    }
+
+    #[test]
+    fn too_many_tracks_are_refused() {
+        let announcing = |count| JoinRequest {
+            add_track_requests: vec![AddTrackRequest::default(); count],
+            ..request()
+        };
+        let read = |count| {
+            let text = URL_SAFE_NO_PAD.encode(wrap(&announcing(count), Compression::Gzip));
+            single_connection(&query(text)).map(|parameters| parameters.add_tracks.len())
+        };
+        assert_eq!(read(MAX_TRACKS), Ok(MAX_TRACKS));
+        assert_eq!(read(MAX_TRACKS + 1), Err(JoinError::Tracks));
     }
 
     #[test]

@@ -41,6 +41,10 @@ pub struct MuxConfig {
     pub announced: Vec<SocketAddr>,
 }
 
+/// The longest datagram taken in, in bytes. Nothing a client sends exceeds a path MTU by much; longer ones would only
+/// make parsing and the retransmission cache expensive.
+const MAX_DATAGRAM: usize = 2048;
+
 /// Names a connection to the owner of its inbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionKey(pub u64);
@@ -71,6 +75,8 @@ pub struct MuxStats {
     pub inbox_full: u64,
     /// Datagrams dropped because a socket or stream could take no more.
     pub send_failed: u64,
+    /// Datagrams dropped because they were longer than any client's need be.
+    pub oversized: u64,
 }
 
 #[derive(Default)]
@@ -78,6 +84,7 @@ struct Counters {
     unknown: AtomicU64,
     inbox_full: AtomicU64,
     send_failed: AtomicU64,
+    oversized: AtomicU64,
 }
 
 /// A handle to the shared sockets; clones are one mux.
@@ -235,11 +242,13 @@ impl Mux {
             unknown,
             inbox_full,
             send_failed,
+            oversized,
         } = &self.0.counters;
         MuxStats {
             unknown: unknown.load(Ordering::Relaxed),
             inbox_full: inbox_full.load(Ordering::Relaxed),
             send_failed: send_failed.load(Ordering::Relaxed),
+            oversized: oversized.load(Ordering::Relaxed),
         }
     }
 
@@ -278,6 +287,10 @@ impl Mux {
     /// Hands one datagram to its connection.
     fn route(&self, table: &mut AddressTable, now: Instant, path: Path, datagram: &[u8], arena: &mut Arena) {
         let counters = &self.0.counters;
+        if datagram.len() > MAX_DATAGRAM {
+            counters.oversized.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let Some(route) = table.find(&self.0.routes, now, path.remote, datagram) else {
             counters.unknown.fetch_add(1, Ordering::Relaxed);
             return;

@@ -114,6 +114,9 @@ impl<'a> Message<'a> {
             }
             MESSAGE_INTEGRITY if value.len() == 20 => self.integrity_at = Some(at),
             FINGERPRINT => {
+                // Only the last attribute may be one (§14.7): a second would have its checksum computed too, and a
+                // datagram full of them would cost the square of its length.
+                (value.len() == 4 && at + 8 == self.bytes.len()).then_some(())?;
                 let expected = crc32(&self.bytes[..at]) ^ FINGERPRINT_XOR;
                 (value == expected.to_be_bytes()).then_some(())?;
             }
@@ -298,6 +301,22 @@ mod tests {
         let mut broken = SAMPLE.to_vec();
         broken[30] ^= 1;
         assert!(Message::parse(&broken).is_none(), "the fingerprint does not match");
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_last_attribute_and_the_only_one() {
+        let mut out = Vec::new();
+        begin(&mut out, BINDING_REQUEST, &[7; 12]);
+        for end in [HEADER_LEN + 8, HEADER_LEN + 16] {
+            set_length(&mut out, end);
+            let crc = crc32(&out) ^ FINGERPRINT_XOR;
+            attribute(&mut out, FINGERPRINT, &crc.to_be_bytes());
+            assert_eq!(Message::parse(&out).is_some(), end == HEADER_LEN + 8);
+        }
+        out.truncate(HEADER_LEN);
+        attribute(&mut out, FINGERPRINT, &[]);
+        set_length(&mut out, HEADER_LEN + 4);
+        assert!(Message::parse(&out).is_none());
     }
 
     #[test]

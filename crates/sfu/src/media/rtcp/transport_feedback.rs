@@ -3,6 +3,8 @@
 
 use super::{RtcpWriter, TRANSPORT_CC, TRANSPORT_LAYER_FEEDBACK};
 
+/// Most packets one feedback may speak of: seconds of the fastest stream. A few run-length chunks can claim 65,535.
+const MAX_COUNT: u16 = 4096;
 /// Unit of the reference time.
 const REFERENCE_US: i64 = 64_000;
 /// Unit of the receive deltas.
@@ -35,11 +37,15 @@ pub struct TransportFeedback<'a> {
 impl<'a> TransportFeedback<'a> {
     pub(super) fn new(body: &'a [u8]) -> Option<Self> {
         let fixed: &[u8; 8] = body.first_chunk()?;
+        let count = u16::from_be_bytes([fixed[2], fixed[3]]);
+        if count > MAX_COUNT {
+            return None;
+        }
         // 24 bits, signed.
         let reference = i32::from_be_bytes([fixed[4], fixed[5], fixed[6], 0]) >> 8;
         Some(Self {
             base: u16::from_be_bytes([fixed[0], fixed[1]]),
-            count: u16::from_be_bytes([fixed[2], fixed[3]]),
+            count,
             reference_us: i64::from(reference) * REFERENCE_US,
             number: fixed[7],
             chunks: &body[8..],
@@ -194,6 +200,19 @@ mod tests {
 
     use super::*;
     use crate::media::rtcp::{RtcpPacket, parse};
+
+    #[test]
+    fn a_feedback_that_claims_too_much_is_refused() {
+        let body = |count: u16| {
+            let mut body = vec![0; 2];
+            body.extend_from_slice(&count.to_be_bytes());
+            body.extend_from_slice(&[0, 0, 0, 0, 0x1F, 0xFF]);
+            body
+        };
+        let read = |count| TransportFeedback::new(&body(count)).map(|feedback| feedback.arrivals().count());
+        assert_eq!(read(MAX_COUNT), Some(usize::from(MAX_COUNT)));
+        assert_eq!(read(MAX_COUNT + 1), None);
+    }
 
     proptest! {
         #[test]
