@@ -22,7 +22,7 @@ use crate::http::health::{self, Readiness};
 use crate::http::listener::{Server, Tls};
 use crate::http::metrics::{self, MetricsError};
 use crate::http::page;
-use crate::http::request::{self, TrustedProxies};
+use crate::http::request::{self, Surroundings, TrustedProxies};
 use crate::http::status::{self, Service, ServiceName, ServiceState, Status};
 use crate::http::tls::{Certificate, TlsError};
 use crate::media::{Media, MediaError, SIGNALLING_PATH};
@@ -240,7 +240,10 @@ fn compose(
     first_admin: &FirstAdmin,
     readiness: Readiness,
 ) -> Router {
-    let proxies = TrustedProxies(config.listen.trusted_proxies.clone().into());
+    let around = Surroundings {
+        proxies: TrustedProxies(config.listen.trusted_proxies.clone().into()),
+        tasks: homeserver.tasks.clone(),
+    };
     let mut router = client_api::router(homeserver.clone()).merge(health::router(readiness));
     if let Some(sfu) = &media.sfu {
         router = router.nest(SIGNALLING_PATH, sfu.router());
@@ -251,7 +254,7 @@ fn compose(
             .merge(status::router(summary(config, media), first_admin.clone()))
             .merge(first_admin::router(first_admin.clone()));
     }
-    router.layer(axum::middleware::from_fn_with_state(proxies, request::trace))
+    router.layer(axum::middleware::from_fn_with_state(around, request::trace))
 }
 
 fn summary(config: &Config, media: &Media) -> Status {

@@ -2,8 +2,10 @@
 //! shutdown. Knows bytes and connections; the router answers.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -123,9 +125,9 @@ impl Server {
                 let mut router = router.clone();
                 let busy = activity.begin();
                 async move {
-                    let response = router.call(request.map(axum::body::Body::new)).await;
-                    drop(busy);
-                    response
+                    let response = router.call(request.map(axum::body::Body::new)).await?;
+                    // A body may take longer than its head: the connection is busy until it is through.
+                    Ok::<_, std::convert::Infallible>(response.map(|body| Guarded { body, _busy: busy }))
                 }
             })
         };
@@ -176,6 +178,32 @@ impl Server {
                 }
             }
         }
+    }
+}
+
+/// A body that keeps its connection busy while it is sent.
+struct Guarded<G> {
+    body: axum::body::Body,
+    _busy: G,
+}
+
+impl<G: Unpin> hyper::body::Body for Guarded<G> {
+    type Data = <axum::body::Body as hyper::body::Body>::Data;
+    type Error = <axum::body::Body as hyper::body::Body>::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
     }
 }
 

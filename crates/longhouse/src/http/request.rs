@@ -10,8 +10,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use homeserver::client_api::{ApiError, ClientIp};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use ipnet::IpNet;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 /// Networks whose forwarding headers are believed.
@@ -58,11 +59,19 @@ fn forwarded_ip(text: &str) -> Option<IpAddr> {
         .map(|ip| ip.to_canonical())
 }
 
+/// What surrounds every request.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) proxies: TrustedProxies,
+    /// Where requests run that have to run to their end.
+    pub(crate) tasks: TaskTracker,
+}
+
 /// Middleware around every route: replaces the peer address by the client's, opens the span, measures.
-pub(crate) async fn trace(State(proxies): State<TrustedProxies>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn trace(State(around): State<Surroundings>, mut request: Request, next: Next) -> Response {
     let started = std::time::Instant::now();
     if let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<SocketAddr>>().copied() {
-        let client = proxies.client(peer, request.headers());
+        let client = around.proxies.client(peer, request.headers());
         request.extensions_mut().insert(ConnectInfo(client));
         request.extensions_mut().insert(ClientIp(client.ip()));
     }
@@ -71,8 +80,19 @@ pub(crate) async fn trace(State(proxies): State<TrustedProxies>, mut request: Re
     let method = request.method().clone();
     let span = tracing::info_span!("request", %method, route);
     // A handler that panics has been logged by the hook; its client still gets an answer.
-    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let response = answering.instrument(span.clone()).await.unwrap_or_else(|_| {
+    let only_reads = matches!(method, Method::GET | Method::HEAD);
+    let answering = AssertUnwindSafe(next.run(request))
+        .catch_unwind()
+        .instrument(span.clone());
+    let answer = if only_reads {
+        // A client that hangs up ends its long poll.
+        answering.await.ok()
+    } else {
+        // What changes something is not cut in two by a client that hangs up: between a commit and what follows it in
+        // memory lies an await.
+        around.tasks.spawn(answering).await.ok().and_then(Result::ok)
+    };
+    let response = answer.unwrap_or_else(|| {
         let message = "The server could not do this. Its log says why.";
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", message).into_response()
     });
@@ -109,15 +129,56 @@ mod tests {
             }
             "never"
         };
-        let proxies = TrustedProxies(Vec::new().into());
+        let around = Surroundings {
+            proxies: TrustedProxies(Vec::new().into()),
+            tasks: TaskTracker::new(),
+        };
         let router = axum::Router::new()
-            .route("/fails", get(fails))
-            .layer(axum::middleware::from_fn_with_state(proxies, trace));
-        let request = http::Request::get("/fails")
+            .route("/fails", get(fails).post(fails))
+            .layer(axum::middleware::from_fn_with_state(around, trace));
+        for method in [Method::GET, Method::POST] {
+            let request = http::Request::builder().method(method).uri("/fails");
+            let request = request.body(axum::body::Body::empty()).expect("valid");
+            let response = router.clone().oneshot(request).await.expect("infallible");
+            assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_runs_to_its_end_after_the_client_hung_up() {
+        use axum::routing::post;
+        use tokio::sync::Notify;
+        use tower::ServiceExt;
+        let (started, go, done) = (
+            Arc::new(Notify::new()),
+            Arc::new(Notify::new()),
+            Arc::new(Notify::new()),
+        );
+        let handler = {
+            let (started, go, done) = (started.clone(), go.clone(), done.clone());
+            move || async move {
+                started.notify_one();
+                go.notified().await;
+                done.notify_one();
+                "done"
+            }
+        };
+        let around = Surroundings {
+            proxies: TrustedProxies(Vec::new().into()),
+            tasks: TaskTracker::new(),
+        };
+        let router = axum::Router::new()
+            .route("/change", post(handler))
+            .layer(axum::middleware::from_fn_with_state(around, trace));
+        let request = http::Request::post("/change")
             .body(axum::body::Body::empty())
             .expect("valid");
-        let response = router.oneshot(request).await.expect("infallible");
-        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let client = tokio::spawn(router.oneshot(request));
+        started.notified().await;
+        client.abort();
+        assert!(client.await.is_err_and(|e| e.is_cancelled()));
+        go.notify_one();
+        done.notified().await;
     }
 
     #[test]
