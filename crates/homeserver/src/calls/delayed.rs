@@ -276,6 +276,16 @@ impl Schedule {
         tied.cloned().collect()
     }
 
+    /// The waiting events of a user, or of one device.
+    pub(crate) fn of_device(&self, user_id: &UserId, device_id: Option<&str>) -> Vec<Arc<DelayedEvent>> {
+        let waiting = self.waiting.lock();
+        let of_user = waiting.events.values().filter(|e| e.user_id == user_id.as_str());
+        of_user
+            .filter(|e| device_id.is_none_or(|device| e.device_id == device))
+            .cloned()
+            .collect()
+    }
+
     /// The waiting events that would write this state.
     pub(crate) fn for_state(&self, room_id: &RoomId, event_type: &str, state_key: &str) -> Vec<Arc<DelayedEvent>> {
         let waiting = self.waiting.lock();
@@ -377,7 +387,7 @@ impl Homeserver {
             return settled(&finalised, wanted);
         }
         if action == Action::Send {
-            self.calls.delayed.waiting.lock().remove(delay_id);
+            // The schedule forgets it once that is recorded, and tries again if it fails.
             return finish(self, &event, "action").await;
         }
         let outcome = Finalised {

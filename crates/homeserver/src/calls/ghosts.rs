@@ -42,6 +42,9 @@ pub(super) async fn run(hs: Homeserver, mut events: mpsc::Receiver<MediaEvent>) 
             event = events.recv() => match event {
                 None => return,
                 Some(MediaEvent::Joined { sfu_room, identity }) => {
+                    if let Err(e) = check_entry(&hs, &sfu_room, &identity).await {
+                        warn!(error = %e, "a participant's right to be in the call could not be checked");
+                    }
                     gone.remove(&(sfu_room, identity));
                 }
                 Some(MediaEvent::Left { sfu_room, identity, reason }) => match reason {
@@ -80,8 +83,12 @@ pub(super) async fn run(hs: Homeserver, mut events: mpsc::Receiver<MediaEvent>) 
             change = account_changes.recv() => match change {
                 Ok(AccountChange::DeviceGone { user_id, device_id }) => {
                     expel(&hs, &user_id, None, Some(device_id.as_str())).await;
+                    end_delayed(&hs, &user_id, Some(device_id.as_str())).await;
                 }
-                Ok(AccountChange::UserGone { user_id }) => expel(&hs, &user_id, None, None).await,
+                Ok(AccountChange::UserGone { user_id }) => {
+                    expel(&hs, &user_id, None, None).await;
+                    end_delayed(&hs, &user_id, None).await;
+                }
                 Err(_) => {}
             },
         }
@@ -94,6 +101,50 @@ pub(super) async fn run(hs: Homeserver, mut events: mpsc::Receiver<MediaEvent>) 
 )]
 fn due_after(wait: Duration) -> Instant {
     Instant::now() + wait
+}
+
+/// A token opens the SFU for an hour, and the SFU renews it: who has left the room or signed out since it was given is
+/// turned away at the door.
+async fn check_entry(hs: &Homeserver, sfu_room: &str, identity: &str) -> Result<(), ApiError> {
+    let (Some(control), Some(grant)) = (hs.calls.control(), hs.calls.grants.of(sfu_room, identity)) else {
+        return Ok(());
+    };
+    let room = match <&RoomId>::try_from(grant.room_id.as_str()) {
+        Ok(room_id) => hs.rooms.find(room_id).await?,
+        Err(_) => None,
+    };
+    let joined = <&UserId>::try_from(grant.user_id.as_str())
+        .is_ok_and(|user_id| room.is_some_and(|room| room.state().is_joined(user_id)));
+    if joined && hs.store.device(&grant.user_id, &grant.device_id).await?.is_some() {
+        return hs
+            .calls
+            .grants
+            .renew(grant, hs.clock.now_ms())
+            .await
+            .map_err(ApiError::from);
+    }
+    info!(
+        user_id = grant.user_id,
+        room_id = grant.room_id,
+        "turned away from a call of a room they are not in"
+    );
+    control.remove_participant(sfu_room, identity).await;
+    Ok(())
+}
+
+/// A device that is gone sends nothing later: its place in a call ends now, everything else is cancelled.
+async fn end_delayed(hs: &Homeserver, user_id: &UserId, device_id: Option<&str>) {
+    for event in hs.calls.delayed.of_device(user_id, device_id) {
+        let is_leave = event.state_key.is_some() && MEMBER_TYPES.contains(&event.event_type.as_str());
+        let action = if is_leave {
+            delayed::Action::Send
+        } else {
+            delayed::Action::Cancel
+        };
+        if let Err(e) = hs.manage_delayed_event(&event.delay_id, action).await {
+            warn!(%user_id, error = %e, "a delayed event of a device that is gone could not be ended");
+        }
+    }
 }
 
 /// A participant has been gone for the grace: send their leave.

@@ -19,7 +19,7 @@ use credentials::{
     livekit::ApiKey,
     turn::{TurnCredentials, TurnSecret},
 };
-use ruma::UserId;
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use storage::Store;
 use tokio::sync::mpsc;
 
@@ -111,6 +111,20 @@ impl Homeserver {
         self.tasks.spawn(delayed::run(self.clone()));
         self.tasks.spawn(ghosts::run(self.clone(), receive));
         send
+    }
+}
+
+impl Homeserver {
+    /// Whose OpenID token this is, and the device it was given to, while that device is signed in.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn openid_holder(&self, token: &str) -> Result<Option<(OwnedUserId, OwnedDeviceId)>, storage::Error> {
+        let Some((user_id, device_id)) = self.calls.openid.verify(token, self.clock.now_secs()) else {
+            return Ok(None);
+        };
+        let alive = self.store.device(user_id.as_str(), device_id.as_str()).await?.is_some();
+        Ok(alive.then_some((user_id, device_id)))
     }
 }
 

@@ -152,6 +152,12 @@ impl Grants {
         Ok(())
     }
 
+    /// Remembers a grant from now on: its participant is there.
+    pub(crate) async fn renew(&self, mut grant: SfuGrant, now_ms: u64) -> Result<(), storage::Error> {
+        grant.expires_at = i64::try_from(now_ms + GRANT_REMEMBERED_MS).unwrap_or(i64::MAX);
+        self.keep(grant).await
+    }
+
     /// Whom this participant stands for.
     pub(crate) fn of(&self, sfu_room: &str, identity: &str) -> Option<SfuGrant> {
         self.known

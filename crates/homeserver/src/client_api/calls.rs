@@ -83,7 +83,9 @@ async fn openid_token(
         return Err(ApiError::forbidden("OpenID tokens are given for oneself only."));
     }
     Ok(RumaResponse(request_openid_token::v3::Response::new(
-        hs.calls.openid().mint(&sender.user_id, hs.clock.now_secs()),
+        hs.calls
+            .openid()
+            .mint(&sender.user_id, &sender.device_id, hs.clock.now_secs()),
         TokenType::Bearer,
         hs.config.server_name.clone(),
         openid::VALID,
@@ -102,8 +104,8 @@ async fn openid_userinfo(
     axum::extract::Query(query): axum::extract::Query<UserInfoQuery>,
 ) -> Result<Json<Value>, ApiError> {
     let token = query.access_token.ok_or_else(ApiError::missing_token)?;
-    match hs.calls.openid().verify(&token, hs.clock.now_secs()) {
-        Some(user_id) => Ok(Json(json!({ "sub": user_id }))),
+    match hs.openid_holder(&token).await? {
+        Some((user_id, _)) => Ok(Json(json!({ "sub": user_id }))),
         None => Err(ApiError::new(
             StatusCode::UNAUTHORIZED,
             "M_UNKNOWN_TOKEN",

@@ -93,9 +93,9 @@ async fn legacy_entry(
     State(hs): State<Homeserver>,
     JsonBody(body): JsonBody<LegacyRequest>,
 ) -> Result<Json<Value>, ApiError> {
-    let user_id = verify(&hs, &body.openid_token)?;
     let delayed_leave = delayed_leave(body.delay_id.as_deref(), body.delay_timeout)?;
     let device_id = device(&body.device_id)?;
+    let user_id = verify(&hs, &body.openid_token, device_id).await?;
     let admission = hs
         .admit_to_sfu(&Entry {
             user_id: &user_id,
@@ -129,7 +129,8 @@ async fn delegate(
 }
 
 async fn admit_claimed(hs: &Homeserver, body: &EntryRequest, delayed_leave: Option<&str>) -> Result<Value, ApiError> {
-    let user_id = verify(hs, &body.openid_token)?;
+    let device_id = device(&body.member.claimed_device_id)?;
+    let user_id = verify(hs, &body.openid_token, device_id).await?;
     if user_id != body.member.claimed_user_id {
         return Err(ApiError::new(
             StatusCode::UNAUTHORIZED,
@@ -140,7 +141,7 @@ async fn admit_claimed(hs: &Homeserver, body: &EntryRequest, delayed_leave: Opti
     let admission = hs
         .admit_to_sfu(&Entry {
             user_id: &user_id,
-            device_id: device(&body.member.claimed_device_id)?,
+            device_id,
             room_id: &body.room_id,
             slot_id: &body.slot_id,
             identity: Identity::Hashed {
@@ -219,17 +220,19 @@ async fn admit_client(
     Ok(admission.jwt)
 }
 
-fn verify(hs: &Homeserver, token: &OpenIdToken) -> Result<OwnedUserId, ApiError> {
+/// The user behind an OpenID token, who may claim no other device than the one it was given to.
+async fn verify(hs: &Homeserver, token: &OpenIdToken, claimed_device: &str) -> Result<OwnedUserId, ApiError> {
     let refused = |why| ApiError::new(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", why);
     if token.matrix_server_name != hs.config.server_name.as_str() {
         return Err(refused(
             "Users of other servers are not let in: this server does not federate yet.",
         ));
     }
-    hs.calls
-        .openid()
-        .verify(&token.access_token, hs.clock.now_secs())
-        .ok_or_else(|| refused("The OpenID token is not valid (any more): ask for a new one."))
+    match hs.openid_holder(&token.access_token).await? {
+        Some((user_id, device_id)) if device_id.as_str() == claimed_device => Ok(user_id),
+        Some(_) => Err(refused("The OpenID token was given to another device.")),
+        None => Err(refused("The OpenID token is not valid (any more): ask for a new one.")),
+    }
 }
 
 fn device(device_id: &str) -> Result<&str, ApiError> {
