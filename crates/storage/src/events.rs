@@ -264,16 +264,16 @@ impl Store {
         Ok(row.map(|(id,)| id))
     }
 
-    /// Events that relate to `target` with `after < position <= up_to`, newest or oldest first; each
+    /// Events of a room that relate to its event `target` with `after < position <= up_to`, newest or oldest first; each
     /// with its relation type.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn relations(
         &self,
+        room_nid: i64,
         target: &str,
-        after: i64,
-        up_to: i64,
+        (after, up_to): (i64, i64),
         direction: Direction,
         limit: i64,
     ) -> Result<Vec<(i64, String)>, Error> {
@@ -282,31 +282,39 @@ impl Store {
             Direction::Forward => fetch_all!(
                 &mut conn,
                 (i64, String),
-                "SELECT event_nid, rel_type FROM event_relations
-                 WHERE target = $1 AND event_nid > $2 AND event_nid <= $3 ORDER BY event_nid LIMIT $4",
+                "SELECT r.event_nid, r.rel_type FROM event_relations r JOIN events e ON e.event_nid = r.event_nid
+                 WHERE r.target = $1 AND r.event_nid > $2 AND r.event_nid <= $3 AND e.room_nid = $4
+                 ORDER BY r.event_nid LIMIT $5",
                 target,
                 after,
                 up_to,
+                room_nid,
                 limit
             ),
             Direction::Backward => fetch_all!(
                 &mut conn,
                 (i64, String),
-                "SELECT event_nid, rel_type FROM event_relations
-                 WHERE target = $1 AND event_nid > $2 AND event_nid <= $3 ORDER BY event_nid DESC LIMIT $4",
+                "SELECT r.event_nid, r.rel_type FROM event_relations r JOIN events e ON e.event_nid = r.event_nid
+                 WHERE r.target = $1 AND r.event_nid > $2 AND r.event_nid <= $3 AND e.room_nid = $4
+                 ORDER BY r.event_nid DESC LIMIT $5",
                 target,
                 after,
                 up_to,
+                room_nid,
                 limit
             ),
         }
     }
 
-    /// Every relation to any of `targets`: `(target, event_nid, rel_type, sender)`, oldest first.
+    /// Every relation within a room to any of `targets`: `(target, event_nid, rel_type, sender)`, oldest first.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn relations_to(&self, targets: &[String]) -> Result<Vec<(String, i64, String, String)>, Error> {
+    pub async fn relations_to(
+        &self,
+        room_nid: i64,
+        targets: &[String],
+    ) -> Result<Vec<(String, i64, String, String)>, Error> {
         if targets.is_empty() {
             return Ok(Vec::new());
         }
@@ -316,8 +324,9 @@ impl Store {
             (String, i64, String, String),
             "SELECT r.target, r.event_nid, r.rel_type, e.sender FROM event_relations r
              JOIN events e ON e.event_nid = r.event_nid
-             WHERE r.target IN {TEXT_LIST $1} ORDER BY r.event_nid",
-            list(targets)
+             WHERE r.target IN {TEXT_LIST $1} AND e.room_nid = $2 ORDER BY r.event_nid",
+            list(targets),
+            room_nid
         )
     }
 }

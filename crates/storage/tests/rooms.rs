@@ -169,9 +169,14 @@ async fn timelines_transactions_relations_and_redaction() {
             })
             .await
             .unwrap();
-        let related = store.relations("$1", 0, 9, Direction::Backward, 10).await.unwrap();
+        let related = store.relations(1, "$1", (0, 9), Direction::Backward, 10).await.unwrap();
         assert_eq!(related, [(2, "m.thread".to_owned())]);
-        assert_eq!(store.relations_to(&["$1".to_owned()]).await.unwrap().len(), 1);
+        assert_eq!(store.relations_to(1, &["$1".to_owned()]).await.unwrap().len(), 1);
+        assert_eq!(
+            store.relations(2, "$1", (0, 9), Direction::Backward, 10).await.unwrap(),
+            []
+        );
+        assert_eq!(store.relations_to(2, &["$1".to_owned()]).await.unwrap(), []);
         let redacted = store.event("$4").await.unwrap().unwrap();
         assert_eq!(
             (redacted.redacted_by, redacted.json.as_str()),

@@ -160,6 +160,7 @@ impl Accounts {
     /// # Errors
     /// When there is no shared secret, the nonce is unknown, or the MAC is another.
     pub fn check_shared_secret(&self, nonce: &str, fields: &[&str], mac: &str) -> Result<(), ApiError> {
+        self.check_shared_secret_enabled()?;
         let Some(secret) = &self.registration.shared_secret else {
             return Err(no_shared_secret());
         };
@@ -193,6 +194,8 @@ impl Accounts {
         self.registration
             .shared_secret
             .as_ref()
+            // An empty file is no secret: anybody could sign with it.
+            .filter(|secret| !secret.is_empty())
             .map(|_| ())
             .ok_or_else(no_shared_secret)
     }

@@ -195,7 +195,12 @@ async fn messages(
     response.end = end.map(token);
     response.chunk = raw(reader.shown(&events, &user).await?);
     if lazy {
-        response.state = raw(reader.senders(&reader.state.map, &events, &user).await?);
+        // Who has left sees the members as they were then.
+        let members = match reader.until {
+            Some(position) => hs.rooms.state_at(&reader.state, position).await?,
+            None => reader.state.map.clone(),
+        };
+        response.state = raw(reader.senders(&members, &events, &user).await?);
     }
     Ok(RumaResponse(response))
 }
@@ -318,7 +323,13 @@ async fn relating(hs: &Homeserver, user: &Authenticated, asked: Relations<'_>) -
         let size = i64::try_from(limit.max(50)).unwrap_or(i64::MAX);
         let relations = hs
             .store
-            .relations(asked.event_id.as_str(), after, up_to, order, size)
+            .relations(
+                reader.state.room_nid,
+                asked.event_id.as_str(),
+                (after, up_to),
+                order,
+                size,
+            )
             .await?;
         more = i64::try_from(relations.len()).unwrap_or(0) == size;
         looked_at += relations.len();

@@ -48,7 +48,11 @@ impl Devices {
                     notifier.mark_user(&user_id, Change::ToDevice, position);
                     waiting
                         .entry((user_id, device_id.into()))
-                        .and_modify(|w| w.newest = w.newest.max(position))
+                        .and_modify(|w| {
+                            // PostgreSQL's transactions reach this line in any order.
+                            w.oldest = w.oldest.min(position);
+                            w.newest = w.newest.max(position);
+                        })
                         .or_insert(Waiting {
                             oldest: position,
                             newest: position,

@@ -126,11 +126,16 @@ impl Rooms {
             .into_iter()
             .map(|event| (event.nid, event))
             .collect();
-        let bundles = self.bundles(events, &viewer.user_id).await?;
+        // Children are shown to whom their own place in the timeline is visible.
+        let bundles = match visibility {
+            Some(visibility) => self.bundles(events, &viewer.user_id, visibility).await?,
+            None => HashMap::new(),
+        };
         let now = self.inner.clock.now_ms();
         let mut answer = Vec::with_capacity(events.len());
         for event in events {
             let because = event.redacted_by.and_then(|nid| also.get(&nid));
+            let because = because.filter(|redaction| visibility.is_none_or(|v| v.allows(redaction)));
             let redacted_because = match because {
                 Some(because) => Some(client_event(because, format, unsigned(because, now))?),
                 None => None,
@@ -150,7 +155,12 @@ impl Rooms {
 
     /// What relates to the events, summed up for the viewer: threads, the newest edit, references.
     /// Spec: client-server API, "Aggregations of child events".
-    async fn bundles(&self, events: &[Arc<Event>], viewer: &UserId) -> Result<HashMap<String, Box<RawValue>>, Error> {
+    async fn bundles(
+        &self,
+        events: &[Arc<Event>],
+        viewer: &UserId,
+        visibility: &Visibility,
+    ) -> Result<HashMap<String, Box<RawValue>>, Error> {
         let targets: Vec<String> = events
             .iter()
             .filter(|event| event.state_key.is_none() && event.redacted_by.is_none())
@@ -160,7 +170,9 @@ impl Rooms {
         if targets.is_empty() {
             return Ok(HashMap::new());
         }
-        let relations = self.inner.store.relations_to(&targets).await?;
+        let room_nid = self.get(&events[0].room_id).await?.state().room_nid;
+        let mut relations = self.inner.store.relations_to(room_nid, &targets).await?;
+        relations.retain(|(_, nid, _, _)| visibility.allows_at(*nid));
         if relations.is_empty() {
             return Ok(HashMap::new());
         }

@@ -38,7 +38,9 @@ impl Rooms {
                 self.inner.server_name
             )));
         }
-        let room = self.get(room_id).await?;
+        // Who is not in the room may not learn either whether it exists.
+        let room = self.find(room_id).await?.filter(|room| room.state().is_joined(creator));
+        let room = room.ok_or_else(|| Error::Forbidden("You are not in this room.".to_owned()))?;
         let room_nid = room.state().room_nid;
         let added = self
             .inner

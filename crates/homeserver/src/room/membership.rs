@@ -212,6 +212,7 @@ impl Rooms {
 /// What authorisation rules leave to the server that makes a member event: whether a join on another
 /// member's authority follows the room's allow rules, and whether an invitation can reach its user.
 pub(super) fn check_own(proposal: &Proposal, state: &RoomState, server_name: &ServerName) -> Result<(), Error> {
+    check_call_member(proposal)?;
     let Some(user) = proposal
         .state_key
         .as_deref()
@@ -232,6 +233,25 @@ pub(super) fn check_own(proposal: &Proposal, state: &RoomState, server_name: &Se
         return Err(Error::Forbidden(
             "Users of other servers cannot be invited: this server does not federate.".to_owned(),
         ));
+    }
+    Ok(())
+}
+
+/// Everybody may write their place in a call, and nobody another's: the key names its owner
+/// (`_@user:server_DEVICE_m.call`), which the authorisation rules look at only when it begins with `@`.
+fn check_call_member(proposal: &Proposal) -> Result<(), Error> {
+    let kind = proposal.kind.to_string();
+    if !matches!(kind.as_str(), "org.matrix.msc3401.call.member" | "m.call.member") {
+        return Ok(());
+    }
+    let Some(owner) = proposal.state_key.as_deref().and_then(|key| key.strip_prefix('_')) else {
+        return Ok(());
+    };
+    let own = owner
+        .strip_prefix(proposal.sender.as_str())
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+    if owner.starts_with('@') && !own {
+        return Err(Error::Forbidden("This is another user's place in the call.".to_owned()));
     }
     Ok(())
 }

@@ -293,7 +293,8 @@ fn evict_idle(rooms: &mut LruCache<OwnedRoomId, Cell>) {
         // Held only by this cell, and this cell only by the cache: nobody can be working on it.
         Some(Some(room)) => Arc::strong_count(cell) == 1 && Arc::strong_count(room) == 1 && room.is_idle(),
         Some(None) => true,
-        None => false,
+        // Being looked up, unless whoever did has gone or failed.
+        None => Arc::strong_count(cell) == 1,
     };
     match rooms
         .iter()

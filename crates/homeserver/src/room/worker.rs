@@ -81,12 +81,15 @@ impl Room {
     }
 }
 
-/// Marks the room as free again, however its work ended.
+/// Marks the room as free again when its work ends by a panic; a regular end forgets it.
 struct Running<'a>(&'a Room);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.queue.lock().running = false;
+        let mut queue = self.0.queue.lock();
+        queue.running = false;
+        // Nobody would take them before the next proposal: their senders are answered with an error now.
+        queue.waiting.clear();
     }
 }
 
@@ -190,6 +193,9 @@ impl Rooms {
             }
         }
         let committed = self.commit(batch, Vec::new()).await;
+        if committed.is_err() {
+            self.reread(room).await;
+        }
         if let Ok(Some((state, news))) = &committed {
             *room.state.write() = state.clone();
             self.remember(state, news).await;
@@ -200,23 +206,35 @@ impl Rooms {
             self.announce(state, news);
         }
         for (reply, done) in accepted {
+            // A repetition may have found its event in this very batch: it is not durable either.
             let answer = match &committed {
                 Ok(_) => Ok(done),
-                Err(e) if done.position.is_some() => Err(Error::Internal(e.to_string())),
-                Err(_) => Ok(done),
+                Err(e) => Err(Error::Internal(e.to_string())),
             };
             reply.send(answer).ok();
         }
     }
 
+    /// A commit whose outcome is unknown (the connection broke while it ran) may have happened: the room goes on from
+    /// what the database says.
+    async fn reread(&self, room: &Room) {
+        match self.load(&room.room_id).await {
+            Ok(Some(kept)) => *room.state.write() = kept.state(),
+            Ok(None) => {}
+            Err(e) => tracing::error!(error = %e, "a room could not be read again after a failed commit"),
+        }
+    }
+
     /// Builds and checks one event on top of what the batch holds already.
-    pub(super) async fn prepare(&self, batch: &mut Batch, proposal: Proposal) -> Result<Accepted, Error> {
+    pub(super) async fn prepare(&self, batch: &mut Batch, mut proposal: Proposal) -> Result<Accepted, Error> {
+        name_redacted(&mut proposal)?;
         if let Some(known) = self.repetition(batch, &proposal).await? {
             return Ok(Accepted {
                 event_id: known,
                 position: None,
             });
         }
+        check_text(&proposal)?;
         check_own(&proposal, &batch.state, &self.inner.server_name)?;
         let pruned = match &proposal.redacts {
             Some(target) => Some(self.redaction_target(batch, &proposal, target).await?),
@@ -504,6 +522,44 @@ type Notifying = (NotifyingEvent, Vec<Notified>);
 pub(super) struct Alias {
     pub(super) alias: String,
     pub(super) creator: String,
+}
+
+/// A redaction names its target whichever way it came in: the right to redact is checked against that.
+fn name_redacted(proposal: &mut Proposal) -> Result<(), Error> {
+    if proposal.kind != TimelineEventType::RoomRedaction || proposal.redacts.is_some() {
+        return Ok(());
+    }
+    if proposal.state_key.is_some() {
+        return Err(Error::BadJson("A redaction is not a state event.".to_owned()));
+    }
+    let target = proposal.content.get("redacts").and_then(|target| target.as_str());
+    let target =
+        target.ok_or_else(|| Error::BadJson("A redaction names the event it redacts in `redacts`.".to_owned()))?;
+    let target = ruma::EventId::parse(target)
+        .map_err(|e| Error::InvalidParam(format!("{target:?} is not an event id: {e}.")))?;
+    proposal.redacts = Some(target);
+    Ok(())
+}
+
+/// PostgreSQL has no place for U+0000 in text, and one such event would take its whole batch with it.
+fn check_text(proposal: &Proposal) -> Result<(), Error> {
+    let transaction = proposal.transaction.as_ref().map(|t| t.txn_id.as_str());
+    let relates_to = proposal.content.get("m.relates_to").and_then(|value| value.as_object());
+    let relation = |field: &str| relates_to?.get(field)?.as_str();
+    let kind = proposal.kind.to_string();
+    let texts = [
+        Some(kind.as_str()),
+        proposal.state_key.as_deref(),
+        transaction,
+        relation("rel_type"),
+        relation("event_id"),
+    ];
+    if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+        return Err(Error::InvalidParam(
+            "Types, keys and ids cannot hold the character U+0000.".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 fn prune(mut row: EventRow, by: &Event, state: &RoomState) -> Result<Redaction, Error> {

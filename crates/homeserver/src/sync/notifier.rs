@@ -8,7 +8,7 @@
 //! position as its "now" and never reads past it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -325,7 +325,7 @@ impl Notifier {
     /// Drops sessions that nobody used since `before_ms`. Their users' next sync reads the slow way once.
     pub(crate) fn forget_idle(&self, before_ms: u64) -> usize {
         let mut inner = self.inner.lock();
-        let idle: Vec<OwnedUserId> = inner
+        let idle: HashSet<OwnedUserId> = inner
             .sessions
             .iter()
             .filter(|(_, session)| session.log.lock().used_ms < before_ms)
