@@ -33,10 +33,10 @@ pub(crate) async fn execute(homeserver: &Homeserver, request: Request) -> Result
             Ok(Answer::Users(users.into_iter().map(user).collect()))
         }
         Request::SetPassword { name, password } => {
-            accounts
-                .set_password(&local(&name)?, &password)
-                .await
-                .map_err(refusal)?;
+            let user = local(&name)?;
+            accounts.set_password(&user, &password).await.map_err(refusal)?;
+            // Whoever knew the old password is signed out.
+            homeserver.remove_all_devices(&user, None).await.map_err(refusal)?;
             Ok(Answer::Done)
         }
         Request::Deactivate { name } => {
