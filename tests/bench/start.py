@@ -13,6 +13,8 @@ import time
 import urllib.request
 
 BINARY = os.environ["LONGHOUSE_BIN"]
+# The server reads LONGHOUSE_* as settings: ours are not for it.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("LONGHOUSE_")}
 STARTS = 5
 START_LIMIT = 30.0
 SETTLE_SECONDS = 5.0
@@ -55,7 +57,7 @@ def one_start(folder):
     )
     with open(folder / "log", "ab") as log:
         began = time.perf_counter()
-        process = subprocess.Popen([BINARY, "serve", "--config", config], stdout=log, stderr=log)
+        process = subprocess.Popen([BINARY, "serve", "--config", config], env=ENVIRONMENT, stdout=log, stderr=log)
         try:
             while not answers(http):
                 if process.poll() is not None or time.perf_counter() - began > START_LIMIT:

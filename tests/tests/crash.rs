@@ -41,8 +41,14 @@ async fn nothing_acknowledged_is_lost(engine: Engine) {
         rooms.push(room_id);
     }
 
+    // The first sync shows the newest messages only: it comes before there are any.
+    let first = reader.try_sync(None, Duration::ZERO).await.expect("the server answers");
+    let since = first.body["next_batch"]
+        .as_str()
+        .expect("a sync names its end")
+        .to_owned();
     let (stop, stopped) = watch::channel(false);
-    let follower = tokio::spawn(follow(reader.clone(), stopped));
+    let follower = tokio::spawn(follow(reader.clone(), since, stopped));
     let mut acknowledged: HashMap<String, Acknowledged> = HashMap::new();
     for round in 0..rounds {
         let running = Arc::new(AtomicBool::new(true));
@@ -146,14 +152,13 @@ fn acknowledged_id(answer: &Value) -> Option<String> {
 
 /// Follows `/sync` through every kill with the token it has, and returns the ids of the messages each room showed, in
 /// order. A gap the server announces is filled from `/messages`, as clients do.
-async fn follow(reader: Client, stopped: watch::Receiver<bool>) -> HashMap<String, Vec<String>> {
+async fn follow(reader: Client, mut since: String, stopped: watch::Receiver<bool>) -> HashMap<String, Vec<String>> {
     let mut seen: HashMap<String, Vec<String>> = HashMap::new();
-    let mut since: Option<String> = None;
     loop {
         // Read before the request: only an answer to a request made after the end shows everything.
         let last = *stopped.borrow();
         let wait = if last { Duration::ZERO } else { Duration::from_secs(2) };
-        let answer = match reader.try_sync(since.as_deref(), wait).await {
+        let answer = match reader.try_sync(Some(&since), wait).await {
             Ok(answer) => answer,
             Err(_) => {
                 sleep(Duration::from_millis(20)).await;
@@ -166,10 +171,10 @@ async fn follow(reader: Client, stopped: watch::Receiver<bool>) -> HashMap<Strin
         for (room_id, room) in rooms {
             let timeline = &room["timeline"];
             let mut messages: Vec<_> = messages_in(&timeline["events"]).collect();
-            if let (Some(true), Some(known)) = (timeline["limited"].as_bool(), &since) {
+            if timeline["limited"] == true {
                 let mut from = timeline["prev_batch"].as_str().map(str::to_owned);
                 while let Some(place) = from {
-                    let page = reader.messages_back(&room_id, &place, known).await;
+                    let page = reader.messages_back(&room_id, &place, &since).await;
                     for message in messages_in(&page["chunk"]) {
                         messages.insert(0, message);
                     }
@@ -180,15 +185,28 @@ async fn follow(reader: Client, stopped: watch::Receiver<bool>) -> HashMap<Strin
                 .or_default()
                 .extend(messages.into_iter().map(|message| message.event_id));
         }
-        let next = answer.body["next_batch"]
-            .as_str()
-            .expect("a sync names its end")
-            .to_owned();
+        let next = answer.body["next_batch"].as_str().expect("a sync names its end");
+        assert!(
+            position(next) >= position(&since),
+            "positions fell from {since} to {next}"
+        );
         if last && nothing_new {
             return seen;
         }
-        since = Some(next);
+        since = next.to_owned();
     }
+}
+
+/// The place in the stream that a token of this server names.
+fn position(token: &str) -> u64 {
+    let digits: String = token
+        .trim_start_matches('s')
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    digits
+        .parse()
+        .unwrap_or_else(|_| panic!("{token:?} is not a token of this server"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,9 @@ async fn server() -> Server {
         .await
 }
 
+/// Two relays at once would fight for the ports of the one range: a test holds this until its server has stopped.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Runs `turnutils_uclient` with the credentials of a fresh user and asserts that nothing was lost.
 async fn uclient(server: &Server, options: &[&str]) {
     let user = server.client().register("turner").await;
@@ -60,21 +63,25 @@ async fn uclient(server: &Server, options: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn relays_over_udp() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     uclient(&server().await, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn relays_over_udp_by_send_indications() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     uclient(&server().await, &["-s"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn relays_over_tcp() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     uclient(&server().await, &["-t"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_clients_of_the_relay_reach_each_other() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     uclient(&server().await, &["-y"]).await;
 }
 
