@@ -15,6 +15,7 @@ const STEPS: &[(i64, &str, &str)] = &[
     (5, "calls", include_str!("../migrations/0005_calls.sql")),
     (6, "media", include_str!("../migrations/0006_media.sql")),
     (7, "devices", include_str!("../migrations/0007_devices.sql")),
+    (8, "push", include_str!("../migrations/0008_push.sql")),
 ];
 
 /// Brings the schema up to date.

@@ -25,6 +25,7 @@ use tracing::info;
 use crate::{
     Config, Conn, Dialect, Error, OpenError, Positions, Reservation, migrate,
     positions::BLOCK,
+    push::PushUsers,
     writer::{self, Job},
 };
 
@@ -42,6 +43,9 @@ struct Inner {
     reads: AtomicU64,
     /// One extension of the block of positions at a time.
     extending: tokio::sync::Mutex<()>,
+    push_users: PushUsers,
+    /// Held by whoever counts what is unread, and alone by whoever folds it.
+    folding: tokio::sync::RwLock<()>,
 }
 
 #[derive(Debug)]
@@ -191,6 +195,8 @@ impl Store {
 
     /// Which engine holds the data.
     pub fn dialect(&self) -> Dialect {
+                push_users: PushUsers::default(),
+                folding: tokio::sync::RwLock::new(()),
         match self.inner.engine {
             Engine::Sqlite { .. } => Dialect::Sqlite,
             Engine::Postgres { .. } => Dialect::Postgres,
@@ -203,6 +209,14 @@ impl Store {
     }
 
     /// How many connections were given out for reading since the store was opened: what a request costs the
+    pub(crate) fn push_users(&self) -> &PushUsers {
+        &self.inner.push_users
+    }
+
+    pub(crate) fn folding(&self) -> &tokio::sync::RwLock<()> {
+        &self.inner.folding
+    }
+
     /// database, for tests and metrics.
     pub fn reads(&self) -> u64 {
         self.inner.reads.load(Ordering::Relaxed)

@@ -1,9 +1,8 @@
-//! Account data, filters, receipts and unread counts, on both engines.
+//! Account data, filters and receipts, on both engines.
 
 use storage::{
     Config, Error, Store,
     account_data::{AccountData, set_account_data},
-    push::{Notified, NotifyingEvent, ReadUpTo, UnreadCount, forget_room_notifications, mark_read, record_notified},
     receipts::{Receipt, set_receipt},
 };
 use testkit::database::TestDatabaseUrl;
@@ -127,146 +126,6 @@ async fn receipts_only_move_forward_in_their_thread() {
             store.rooms_with_receipts(&["!r:x"], last, i64::MAX).await.unwrap(),
             [""; 0]
         );
-        store.close().await;
-    })
-    .await;
-}
-
-fn event(position: i64, thread: &str) -> NotifyingEvent {
-    NotifyingEvent {
-        room_id: "!r:x".into(),
-        event_id: format!("${position}"),
-        thread_id: thread.into(),
-        sender: "@s:x".into(),
-        position,
-        ts: 1000,
-    }
-}
-
-async fn record(store: &Store, event: NotifyingEvent, groups: &[(&[&str], bool)]) {
-    let groups: Vec<Notified> = groups
-        .iter()
-        .map(|(users, highlight)| Notified {
-            user_ids: users.iter().map(|u| (*u).to_owned()).collect(),
-            notify: true,
-            highlight: *highlight,
-            actions: r#"["notify"]"#.into(),
-        })
-        .collect();
-    store
-        .write::<_, Error, _>(move |tx| Box::pin(async move { record_notified(tx, &event, &groups).await }))
-        .await
-        .unwrap();
-}
-
-async fn read_up_to(store: &Store, thread: Option<&'static str>, event_position: i64, position: i64) -> bool {
-    store
-        .write::<_, Error, _>(move |tx| {
-            Box::pin(async move {
-                let read = ReadUpTo {
-                    room_id: "!r:x",
-                    user_id: "@a:x",
-                    thread_id: thread,
-                    event_position,
-                    now_ms: 2000,
-                };
-                mark_read(tx, &read, position).await
-            })
-        })
-        .await
-        .unwrap()
-}
-
-async fn counts(store: &Store, user_id: &str) -> Vec<(String, i64, i64)> {
-    let mut counts: Vec<_> = store
-        .unread_counts_of_user(user_id)
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|c| (c.thread_id, c.notify, c.highlight))
-        .collect();
-    counts.sort();
-    counts
-}
-
-#[tokio::test]
-async fn counts_follow_events_and_receipts() {
-    testkit::database::each(|db| async move {
-        let store = open(&db).await;
-        record(&store, event(10, ""), &[(&["@a:x", "@b:x"], false)]).await;
-        record(&store, event(11, ""), &[(&["@b:x"], false), (&["@a:x"], true)]).await;
-        record(&store, event(12, "$10"), &[(&["@a:x"], false)]).await;
-        assert_eq!(counts(&store, "@a:x").await, [("".into(), 2, 1), ("$10".into(), 1, 0)]);
-        assert_eq!(counts(&store, "@b:x").await, [("".into(), 2, 0)]);
-        assert_eq!(store.unread_counts_of_room("!r:x", 11, 12).await.unwrap().len(), 1);
-
-        // A receipt in the middle leaves what is above it, in its own thread.
-        assert!(read_up_to(&store, Some(""), 10, 13).await);
-        assert_eq!(counts(&store, "@a:x").await, [("".into(), 1, 1), ("$10".into(), 1, 0)]);
-        assert!(
-            !read_up_to(&store, Some(""), 9, 14).await,
-            "an earlier receipt brings nothing back"
-        );
-        assert!(read_up_to(&store, None, 12, 15).await);
-        assert_eq!(counts(&store, "@a:x").await, []);
-        let moved = store.unread_counts_of_room("!r:x", 14, 15).await.unwrap();
-        assert_eq!(moved.len(), 2);
-        assert!(moved.iter().all(|c| (c.notify, c.highlight) == (0, 0)));
-
-        // Sending is reading.
-        let mut own = event(16, "");
-        own.sender = "@b:x".into();
-        record(&store, own, &[(&["@a:x"], false)]).await;
-        assert_eq!(counts(&store, "@b:x").await, []);
-        assert_eq!(counts(&store, "@a:x").await, [("".into(), 1, 0)]);
-
-        // Leaving the room forgets both.
-        store
-            .write::<_, Error, _>(|tx| Box::pin(async move { forget_room_notifications(tx, "@a:x", "!r:x", 17).await }))
-            .await
-            .unwrap();
-        assert_eq!(counts(&store, "@a:x").await, []);
-        assert_eq!(store.notifications("@a:x", i64::MAX, false, 10).await.unwrap(), []);
-        store.close().await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn notifications_are_listed_newest_first_and_know_what_was_read() {
-    testkit::database::each(|db| async move {
-        let store = open(&db).await;
-        for position in 1..=4 {
-            record(&store, event(position, ""), &[(&["@a:x"], position == 2)]).await;
-        }
-        read_up_to(&store, None, 2, 5).await;
-        let listed = async |before, only, limit| -> Vec<(i64, bool)> {
-            let rows = store.notifications("@a:x", before, only, limit).await.unwrap();
-            rows.into_iter().map(|n| (n.position, n.read)).collect()
-        };
-        assert_eq!(
-            listed(i64::MAX, false, 10).await,
-            [(4, false), (3, false), (2, true), (1, true)]
-        );
-        assert_eq!(listed(4, false, 1).await, [(3, false)]);
-        assert_eq!(listed(i64::MAX, true, 10).await, [(2, true)]);
-        store.close().await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn counts_of_a_finished_thread_are_dropped_later() {
-    testkit::database::each(|db| async move {
-        let store = open(&db).await;
-        record(&store, event(1, "$t"), &[(&["@a:x"], false)]).await;
-        record(&store, event(2, ""), &[(&["@a:x"], false)]).await;
-        read_up_to(&store, None, 2, 3).await;
-        record(&store, event(4, ""), &[(&["@a:x"], false)]).await;
-        read_up_to(&store, None, 4, 5).await;
-        let rows: Vec<UnreadCount> = store.unread_counts_of_room("!r:x", 0, 10).await.unwrap();
-        let threads: Vec<&str> = rows.iter().map(|c| c.thread_id.as_str()).collect();
-        assert_eq!(threads, [""]);
         store.close().await;
     })
     .await;

@@ -52,18 +52,17 @@ async fn list(State(hs): State<Homeserver>, req: Ruma<get_notifications::v3::Req
         .map_or(DEFAULT_LIMIT, |n| u32::try_from(n).unwrap_or(MAX_LIMIT))
         .clamp(1, MAX_LIMIT);
     let only_highlights = req.body.only.as_deref() == Some("highlight");
-    let rows = hs
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let page = hs
         .store
-        .notifications(sender.user_id.as_str(), before, only_highlights, i64::from(limit))
+        .notifications(sender.user_id.as_str(), before, only_highlights, limit)
         .await?;
-    let full = rows.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
-    let next_token = rows.last().filter(|_| full).map(|row| row.position.to_string());
     let viewer = Viewer {
         user_id: sender.user_id.clone(),
         device_id: Some(sender.device_id.clone()),
     };
-    let mut notifications = Vec::with_capacity(rows.len());
-    for row in rows {
+    let mut notifications = Vec::with_capacity(page.notifications.len());
+    for row in page.notifications {
         let Some(event) = event(&hs, &viewer, &row).await? else {
             continue;
         };
@@ -77,7 +76,7 @@ async fn list(State(hs): State<Homeserver>, req: Ruma<get_notifications::v3::Req
         });
     }
     let answer = to_raw_value(&Answer {
-        next_token,
+        next_token: page.next.map(|position| position.to_string()),
         notifications,
     })
     .map_err(ApiError::internal)?;

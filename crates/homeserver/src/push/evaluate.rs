@@ -1,14 +1,15 @@
 //! Whom an event notifies. Users who never changed a rule differ only in whether the event speaks of them, so their
-//! result is computed once; only the mentioned, the invited and those with rules of their own are looked at one by one.
+//! result is computed once, and goes without naming them; only the mentioned, the invited, those with rules of their own
+//! and those who ignore the sender are looked at one by one.
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    sync::{Arc, LazyLock},
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::LazyLock,
 };
 
 use futures_util::FutureExt as _;
 use ruma::{
-    Int, OwnedRoomId, OwnedUserId, ServerName, UInt, UserId,
+    Int, OwnedUserId, ServerName, UInt, UserId,
     events::StateEventType,
     push::{Action, FlattenedJson, FlattenedJsonValue, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
     room_version_rules::RoomPowerLevelsRules,
@@ -16,33 +17,13 @@ use ruma::{
     user_id,
 };
 use serde_json::value::RawValue;
-use storage::push::Notified;
+use storage::push::{Notified, Others, Outcome};
 
-use super::{Known, Push};
+use super::Push;
 use crate::room::RoomState;
 
-/// What rules ask about a room, at the event.
-#[derive(Debug)]
-pub(crate) struct PushRoom {
-    pub(crate) room_id: OwnedRoomId,
-    /// Joined members, of all servers.
-    pub(crate) member_count: u64,
-    /// Joined members of this server.
-    pub(crate) members: Vec<OwnedUserId>,
-    /// Read only when a rule asks whether the sender may notify everybody.
-    pub(crate) power_levels: Option<PushConditionPowerLevelsCtx>,
-}
-
-impl PushRoom {
-    fn of(room: &RoomState, server_name: &ServerName, with_power_levels: bool) -> Self {
-        Self {
-            room_id: room.room_id.clone(),
-            member_count: u64::try_from(room.joined).unwrap_or(u64::MAX),
-            members: room.local_members(server_name).to_vec(),
-            power_levels: with_power_levels.then(|| power_levels(room)),
-        }
-    }
-}
+/// Members with a highlight of their own that get a row each; more of them are kept with the event.
+const MAX_PERSONAL: usize = 16;
 
 fn power_levels(room: &RoomState) -> PushConditionPowerLevelsCtx {
     let event = room.pinned(&StateEventType::RoomPowerLevels);
@@ -71,99 +52,167 @@ impl Push {
         event: Box<RawValue>,
         sender: &UserId,
         room: &RoomState,
-    ) -> Result<Vec<Notified>, storage::Error> {
-        let local = room.local_members(&self.server_name);
+    ) -> Result<Notified, storage::Error> {
         let invites = event.get().contains(r#""m.room.member""#);
-        if !invites && local.iter().all(|member| member == sender) {
-            return Ok(Vec::new());
+        if !invites && room.joined <= 1 {
+            return Ok(Notified::nobody());
         }
+        // Read only when a rule may ask whether the sender may notify everybody.
         let asks_for_levels = event.get().contains(r#""m.mentions""#) || !self.customised.read().is_empty();
-        self.evaluate_in(event, sender, PushRoom::of(room, &self.server_name, asks_for_levels))
-            .await
+        let event = FlattenedJson::from_raw(&Raw::<serde_json::Value>::from_json(event));
+        let mut context = Context::new(room, asks_for_levels);
+        let base = context.outcome(&DEFAULT_RULES, &event, *NOBODY);
+
+        let invited = invited_user(&event).filter(|invited| invited.server_name() == self.server_name);
+        let ignoring = self.ignored.ignoring(sender);
+        let mut personal = Vec::new();
+        let mut groups = Groups::default();
+        for member in self.special_members(&event, sender, room, &ignoring) {
+            let outcome = if ignoring.contains(&member) {
+                Outcome::silent()
+            } else {
+                context.outcome(&*self.ruleset(&member).await?, &event, &member)
+            };
+            if outcome != base {
+                groups.add(outcome, member);
+            }
+        }
+        let base = groups.make_base_the_most_common(base, sender, room, &self.server_name);
+        let highlighted = groups.take_few_highlighted(&base);
+        personal.extend(
+            highlighted
+                .into_iter()
+                .map(|(member, outcome)| (String::from(member), outcome)),
+        );
+        if let Some(invited) = invited
+            && !room.is_joined(&invited)
+            && !ignoring.contains(&invited)
+            && invited != sender
+        {
+            let outcome = context.outcome(&*self.ruleset(&invited).await?, &event, &invited);
+            if !outcome.is_silent() {
+                personal.push((invited.into(), outcome));
+            }
+        }
+        let mut others = Vec::with_capacity(groups.0.len());
+        for (outcome, members) in groups.0 {
+            let members: Vec<&str> = members.iter().map(|member| member.as_str()).collect();
+            others.push((outcome, self.store.push_user_nids(&members).await?));
+        }
+        Ok(Notified {
+            base,
+            others: Others::new(others),
+            personal,
+        })
     }
 
-    async fn evaluate_in(
+    /// Joined members of this server, other than the sender, for whom the event may have another result than for most:
+    /// who has rules of their own, is mentioned, or ignores the sender.
+    fn special_members(
         &self,
-        event: Box<RawValue>,
+        event: &FlattenedJson,
         sender: &UserId,
-        mut room: PushRoom,
-    ) -> Result<Vec<Notified>, storage::Error> {
-        let event = FlattenedJson::from_raw(&Raw::<serde_json::Value>::from_json(event));
-        let invited = invited_user(&event).filter(|invited| invited.server_name() == self.server_name);
-        if let Some(invited) = &invited
-            && !room.members.contains(invited)
+        room: &RoomState,
+        ignoring: &HashSet<OwnedUserId>,
+    ) -> BTreeSet<OwnedUserId> {
+        let joined = |user_id: &UserId| user_id != sender && room.is_joined(user_id);
+        let mut special = BTreeSet::new();
         {
-            room.members.push(invited.clone());
-        }
-        room.members.retain(|member| member != sender);
-        self.ignored
-            .retain_listeners(sender, &mut room.members, |member| member);
-        if room.members.is_empty() {
-            return Ok(Vec::new());
-        }
-
-        let members = std::mem::take(&mut room.members);
-        let spoken_of = mentioned_users(&event, invited.as_ref());
-        let shared = Ruleset::server_default(*NOBODY);
-        let mut context = Context::new(room);
-        let ordinary = context.outcome(&shared, &event, *NOBODY);
-        let mut groups: Vec<(Outcome, Vec<String>)> = Vec::new();
-        for member in members {
-            let outcome = match self.known(&member) {
-                Known::Default if !spoken_of.contains(member.as_str()) => ordinary.clone(),
-                Known::Default => {
-                    let rules = Ruleset::server_default(&member);
-                    context.outcome(&rules, &event, &member)
-                }
-                Known::Loaded(rules) => context.outcome(&rules, &event, &member),
-                Known::NotLoaded => {
-                    let rules = self.ruleset(&member).await?;
-                    context.outcome(&rules, &event, &member)
-                }
-            };
-            if !outcome.notify && !outcome.highlight {
-                continue;
-            }
-            let user_id = String::from(member);
-            match groups.iter_mut().find(|(same, _)| *same == outcome) {
-                Some((_, user_ids)) => user_ids.push(user_id),
-                None => groups.push((outcome, vec![user_id])),
+            let customised = self.customised.read();
+            if customised.len() <= room.joined {
+                special.extend(customised.keys().filter(|user_id| joined(user_id)).cloned());
+            } else {
+                let members = room.local_members(&self.server_name);
+                let members = members.iter().filter(|member| *member != sender);
+                special.extend(members.filter(|member| customised.contains_key(*member)).cloned());
             }
         }
-        Ok(groups
-            .into_iter()
-            .map(|(outcome, user_ids)| Notified {
-                user_ids,
-                notify: outcome.notify,
-                highlight: outcome.highlight,
-                actions: outcome.actions.to_string(),
-            })
-            .collect())
+        let mentioned = mentioned_users(event)
+            .filter_map(|user_id| UserId::parse(user_id).ok())
+            .filter(|user_id| user_id.server_name() == self.server_name && joined(user_id));
+        special.extend(mentioned);
+        special.extend(ignoring.iter().filter(|user_id| joined(user_id)).cloned());
+        special
     }
 }
+
+/// Members by what the event means to them.
+#[derive(Debug, Default)]
+struct Groups(Vec<(Outcome, Vec<OwnedUserId>)>);
+
+impl Groups {
+    fn add(&mut self, outcome: Outcome, member: OwnedUserId) {
+        match self.0.iter_mut().find(|(same, _)| *same == outcome) {
+            Some((_, members)) => members.push(member),
+            None => self.0.push((outcome, vec![member])),
+        }
+    }
+
+    /// Where most members have the same rules of their own, that is the result that goes without saying.
+    fn make_base_the_most_common(
+        &mut self,
+        base: Outcome,
+        sender: &UserId,
+        room: &RoomState,
+        server_name: &ServerName,
+    ) -> Outcome {
+        let Some(largest) = (0..self.0.len()).max_by_key(|at| self.0[*at].1.len()) else {
+            return base;
+        };
+        let members = room.local_members(server_name);
+        let special: HashSet<&OwnedUserId> = self.0.iter().flat_map(|(_, members)| members).collect();
+        let ordinary: Vec<OwnedUserId> = members
+            .iter()
+            .filter(|member| *member != sender && !special.contains(member))
+            .cloned()
+            .collect();
+        if ordinary.len() >= self.0[largest].1.len() {
+            return base;
+        }
+        let (common, _) = self.0.swap_remove(largest);
+        if !ordinary.is_empty() {
+            self.0.push((base, ordinary));
+        }
+        common
+    }
+
+    /// Those whom the event highlights as it does not most, if they are few.
+    fn take_few_highlighted(&mut self, base: &Outcome) -> Vec<(OwnedUserId, Outcome)> {
+        let highlights = |outcome: &Outcome| outcome.highlight && !base.highlight;
+        let highlighted = self.0.iter().filter(|(outcome, _)| highlights(outcome));
+        if highlighted.map(|(_, members)| members.len()).sum::<usize>() > MAX_PERSONAL {
+            return Vec::new();
+        }
+        let (personal, others) = std::mem::take(&mut self.0)
+            .into_iter()
+            .partition(|(outcome, _)| highlights(outcome));
+        self.0 = others;
+        let personal: Vec<(Outcome, Vec<OwnedUserId>)> = personal;
+        personal
+            .into_iter()
+            .flat_map(|(outcome, members)| members.into_iter().map(move |member| (member, outcome.clone())))
+            .collect()
+    }
+}
+
+/// The rules of who never changed one and is not spoken of.
+static DEFAULT_RULES: LazyLock<Ruleset> = LazyLock::new(|| Ruleset::server_default(*NOBODY));
 
 /// Stands for any user the event does not speak of; no user can have this name.
 static NOBODY: LazyLock<&UserId> = LazyLock::new(|| user_id!("@-:invalid"));
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Outcome {
-    notify: bool,
-    highlight: bool,
-    actions: Arc<str>,
-}
 
 /// The conditions' view of the room, for one user after the other.
 struct Context(PushConditionRoomCtx);
 
 impl Context {
-    fn new(room: PushRoom) -> Self {
+    fn new(room: &RoomState, with_power_levels: bool) -> Self {
         let mut context = PushConditionRoomCtx::new(
-            room.room_id,
-            UInt::new_saturating(room.member_count),
+            room.room_id.clone(),
+            UInt::try_from(room.joined).unwrap_or(UInt::MAX),
             (*NOBODY).to_owned(),
             String::new(),
         );
-        context.power_levels = room.power_levels;
+        context.power_levels = with_power_levels.then(|| power_levels(room));
         Self(context)
     }
 
@@ -174,12 +223,16 @@ impl Context {
             rule.applies(event, &self.0).now_or_never().unwrap_or(false)
         });
         let actions = matching.map(|rule| rule.actions()).unwrap_or_default();
-        Outcome {
+        let outcome = Outcome {
             notify: actions.iter().any(|action| matches!(action, Action::Notify)),
             highlight: actions.iter().any(Action::is_highlight),
-            actions: serde_json::to_string(actions)
-                .unwrap_or_else(|_| "[]".to_owned())
-                .into(),
+            actions: serde_json::to_string(actions).unwrap_or_else(|_| "[]".to_owned()),
+        };
+        // Silence is the same whichever rule it comes from.
+        if outcome.is_silent() {
+            Outcome::silent()
+        } else {
+            outcome
         }
     }
 }
@@ -194,14 +247,11 @@ fn invited_user(event: &FlattenedJson) -> Option<OwnedUserId> {
         .flatten()
 }
 
-fn mentioned_users<'a>(event: &'a FlattenedJson, invited: Option<&'a OwnedUserId>) -> HashSet<&'a str> {
-    let mentioned = event
+fn mentioned_users(event: &FlattenedJson) -> impl Iterator<Item = &str> {
+    event
         .get(r"content.m\.mentions.user_ids")
         .and_then(FlattenedJsonValue::as_array)
-        .unwrap_or_default();
-    mentioned
+        .unwrap_or_default()
         .iter()
         .filter_map(|value| value.as_str())
-        .chain(invited.map(|user_id| user_id.as_str()))
-        .collect()
 }

@@ -1,11 +1,13 @@
 //! Push rules: what a user wants to be told of, and whom an event therefore notifies. It decides and keeps the rules;
 //! the rows it decides on are written with the event, and counting what is unread is the storage's.
 
+mod counts;
 mod evaluate;
 mod ignored;
 pub(crate) mod rules;
 mod threads;
 
+pub(crate) use counts::{Counts, Recorded};
 pub(crate) use ignored::{IGNORED_USERS, IgnoreLists};
 pub(crate) use rules::{PUSH_RULES, RuleError, ruleset_json};
 
@@ -28,6 +30,7 @@ pub struct Push {
     /// One change or load at a time, so that a load never puts back what a change replaced.
     changing: tokio::sync::Mutex<()>,
     pub(crate) ignored: IgnoreLists,
+    pub(crate) counts: Counts,
 }
 
 impl Push {
@@ -45,6 +48,7 @@ impl Push {
         Ok(Self {
             server_name,
             ignored: IgnoreLists::new(store.ignored_user_lists().await?),
+            counts: Counts::new(store.clone()),
             store,
             notifier,
             customised: RwLock::new(customised),

@@ -14,7 +14,7 @@ use ruma::{
 use serde_json::value::RawValue;
 use storage::{
     events::EventRow,
-    push::{Notified, NotifyingEvent},
+    push::{MemberChange, NotifyingEvent},
     rooms::RoomRow,
     state::StateGroup,
 };
@@ -22,11 +22,11 @@ use tokio::sync::oneshot;
 use tracing::{Instrument as _, debug};
 
 use super::{
-    Error, Event, Proposal, RoomChange, RoomState, Rooms, build,
+    Error, Event, Membership, Proposal, RoomChange, RoomState, Rooms, build,
     membership::check_own,
     pipeline::{self, Context, Verdict},
 };
-use crate::sync::RoomStream;
+use crate::{push::Recorded, sync::RoomStream};
 
 /// How many waiting proposals are committed together.
 const BATCH: usize = 64;
@@ -414,40 +414,55 @@ impl Rooms {
         };
         let mut notifying = Vec::with_capacity(batch.events.len());
         for new in &batch.events {
-            notifying.push(self.notifying(&batch.state, new, batch.now_ms).await?);
+            notifying.push(Arc::new(self.notifying(&batch.state, new, batch.now_ms).await?));
         }
         let state = Arc::new(batch.state);
         let committed = state.clone();
         let (events, redactions, new_room) = (batch.events, batch.redactions, batch.new_room);
-        self.inner
+        let recorded = notifying.clone();
+        let written = self
+            .inner
             .store
             .write::<(), Error, _>(move |tx| {
                 Box::pin(async move {
                     persist(tx, state, events, redactions, aliases, new_room).await?;
-                    for (event, notified) in &notifying {
-                        storage::push::record_notified(tx, event, notified).await?;
+                    for recorded in &recorded {
+                        storage::push::record_notified(tx, &recorded.event, &recorded.notified).await?;
                     }
                     Ok(())
                 })
             })
-            .await?;
-        Ok(Some((committed, news)))
+            .await;
+        match written {
+            Ok(()) => self.inner.push.counts.committed(&notifying),
+            Err(_) => self.inner.push.counts.unknown(&notifying),
+        }
+        written.map(|()| Some((committed, news)))
     }
 
     /// Whom an event notifies, to be recorded with it.
-    async fn notifying(&self, state: &RoomState, new: &NewEvent, now_ms: u64) -> Result<Notifying, Error> {
+    async fn notifying(&self, state: &RoomState, new: &NewEvent, now_ms: u64) -> Result<Recorded, Error> {
         let json = RawValue::from_string(new.row.json.clone()).map_err(|e| Error::Internal(e.to_string()))?;
         let thread = self.inner.push.thread_of(&json).await?;
         let notified = self.inner.push.evaluate(json, &new.event.sender, state).await?;
+        let local = |user: &&str| {
+            <&ruma::UserId>::try_from(*user).is_ok_and(|user| user.server_name() == self.inner.server_name)
+        };
+        let change = new.event.membership().and_then(|membership| match membership {
+            Membership::Join => Some(MemberChange::Joined),
+            Membership::Leave | Membership::Ban => Some(MemberChange::Gone),
+            Membership::Invite | Membership::Knock => None,
+        });
+        let user = new.event.state_key.as_deref().filter(local);
         let event = NotifyingEvent {
-            room_id: state.room_id.to_string(),
-            event_id: new.row.event_id.clone(),
+            room_nid: state.room_nid,
             thread_id: thread.map(String::from).unwrap_or_default(),
             sender: new.row.sender.clone(),
             position: new.row.event_nid,
             ts: i64::try_from(now_ms).unwrap_or(i64::MAX),
+            membership: user.map(str::to_owned).zip(change),
         };
-        Ok((event, notified))
+        Ok(Recorded { event, notified })
     }
 
     /// Brings the caches up to what was committed, and announces it to readers.
@@ -463,7 +478,7 @@ impl Rooms {
             if let (Some(membership), Some(user)) = (event.membership(), event.state_key.as_deref()) {
                 self.inner.members.changed(user, state, event, membership);
                 if let Ok(user) = <&ruma::UserId>::try_from(user) {
-                    let joined = membership == super::Membership::Join;
+                    let joined = membership == Membership::Join;
                     self.inner
                         .notifier
                         .mark_membership(user, &state.room_id, joined, event.nid);
@@ -514,9 +529,6 @@ pub(super) struct News {
     pub(super) events: Vec<Arc<Event>>,
     pruned: Vec<Arc<Event>>,
 }
-
-/// An event and whom it notifies.
-type Notifying = (NotifyingEvent, Vec<Notified>);
 
 /// An alias that is made together with its room.
 pub(super) struct Alias {
@@ -609,9 +621,6 @@ async fn persist(
         if let (Some(membership), Some(user)) = (new.event.membership(), new.event.state_key.as_deref()) {
             let (name, nid) = (membership.as_str(), new.row.event_nid);
             storage::rooms::set_membership(tx, state.room_nid, user, name, nid).await?;
-            if matches!(membership, super::Membership::Leave | super::Membership::Ban) {
-                storage::push::forget_room_notifications(tx, user, state.room_id.as_str(), nid).await?;
-            }
         }
         if new.event.kind != TimelineEventType::RoomRedaction
             && let Some(relation) = new.event.relation()

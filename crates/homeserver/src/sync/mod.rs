@@ -29,7 +29,7 @@ use storage::Store;
 use self::{
     filters::Filters,
     lazy_members::LazyMembers,
-    room_cache::{RoomCache, RoomCounts, RoomReceipts},
+    room_cache::{RoomCache, RoomReceipts},
     typing::Typing,
 };
 use crate::{Clock, Homeserver};
@@ -49,7 +49,6 @@ pub struct Streams {
     /// Wakes the task that ends typing.
     typing_started: tokio::sync::Notify,
     receipts: RoomCache<RoomReceipts>,
-    counts: RoomCache<RoomCounts>,
     lazy_members: LazyMembers,
     /// One change of a document that is read, changed and written back, at a time.
     editing: tokio::sync::Mutex<()>,
@@ -62,7 +61,6 @@ impl Streams {
             typing: Typing::default(),
             typing_started: tokio::sync::Notify::new(),
             receipts: RoomCache::default(),
-            counts: RoomCache::default(),
             lazy_members: LazyMembers::default(),
             editing: tokio::sync::Mutex::new(()),
             store,

@@ -74,8 +74,6 @@ enum Mark {
 pub(crate) struct RoomPositions {
     pub(crate) events: i64,
     pub(crate) receipts: i64,
-    /// Unread counts that something else than an event changed.
-    pub(crate) counts: i64,
 }
 
 #[derive(Debug, Default)]
@@ -193,16 +191,9 @@ impl Notifier {
     /// Announces something that concerns one user. Call inside the write that owns `position`.
     pub fn mark_user(&self, user_id: &UserId, change: Change, position: i64) {
         let mut inner = self.inner.lock();
-        match &change {
-            Change::Receipts(room_id) => {
-                let last = &mut inner.rooms.entry(room_id.clone()).or_default().last;
-                last.receipts = last.receipts.max(position);
-            }
-            Change::Counts(room_id) => {
-                let last = &mut inner.rooms.entry(room_id.clone()).or_default().last;
-                last.counts = last.counts.max(position);
-            }
-            _ => {}
+        if let Change::Receipts(room_id) = &change {
+            let last = &mut inner.rooms.entry(room_id.clone()).or_default().last;
+            last.receipts = last.receipts.max(position);
         }
         inner
             .pending

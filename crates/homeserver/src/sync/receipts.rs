@@ -54,7 +54,7 @@ impl Homeserver {
             ReceiptType::FullyRead => return Err(ReceiptError::InvalidThread),
             other => return Err(ReceiptError::UnknownType(other.to_string())),
         };
-        let (event_position, event) = self.event_of_room(room_id, &new.event_id).await?;
+        let (event_position, room_nid, event) = self.event_of_room(room_id, &new.event_id).await?;
         let (thread_id, counted) = match &new.thread {
             ReceiptThread::Unthreaded => (String::new(), None),
             ReceiptThread::Main => ("main".to_owned(), Some(String::new())),
@@ -71,6 +71,7 @@ impl Homeserver {
         }
         let now_ms = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX);
         let (room_id, user_id, notifier) = (room_id.to_owned(), user_id.to_owned(), self.sync.notifier.clone());
+        let push = self.push.clone();
         self.store
             .write_at(1, move |tx, position| {
                 Box::pin(async move {
@@ -87,13 +88,13 @@ impl Homeserver {
                         return Ok(());
                     }
                     let read = ReadUpTo {
-                        room_id: room_id.as_str(),
+                        room_nid,
                         user_id: user_id.as_str(),
                         thread_id: counted.as_deref(),
                         event_position,
-                        now_ms,
                     };
-                    if mark_read(tx, &read, position).await? {
+                    if mark_read(tx, &read).await? {
+                        push.counts.stale(&user_id, room_nid, position);
                         notifier.mark_user(&user_id, Change::Counts(room_id.clone()), position);
                     }
                     if private {
@@ -115,8 +116,12 @@ impl Homeserver {
             .await?)
     }
 
-    /// The position and the JSON of an event, if it is in the room.
-    async fn event_of_room(&self, room_id: &RoomId, event_id: &EventId) -> Result<(i64, Box<RawValue>), ReceiptError> {
+    /// The position of an event, the key of its room and its JSON, if it is in the room.
+    async fn event_of_room(
+        &self,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(i64, i64, Box<RawValue>), ReceiptError> {
         let unknown = || ReceiptError::UnknownEvent(event_id.to_owned());
         let room = self.store.room(room_id.as_str()).await?.ok_or_else(unknown)?;
         let event = self.store.event(event_id.as_str()).await?.ok_or_else(unknown)?;
@@ -124,6 +129,6 @@ impl Homeserver {
             return Err(unknown());
         }
         let json = RawValue::from_string(event.json).map_err(|e| storage::Error::corrupt("events", e))?;
-        Ok((event.event_nid, json))
+        Ok((event.event_nid, event.room_nid, json))
     }
 }

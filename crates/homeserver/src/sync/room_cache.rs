@@ -1,6 +1,6 @@
-//! What many members of a room read at once, read from the database once: receipts and unread counts. A room's entry
-//! holds everything up to a position and is brought forward by the part that is new, so that a message costs one small
-//! query for the room and none per member.
+//! What many members of a room read at once, read from the database once: receipts. A room's entry holds everything up to
+//! a position and is brought forward by the part that is new, so that a receipt costs one small query for the room and
+//! none per member.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,7 +11,7 @@ use std::{
 use lru::LruCache;
 use parking_lot::Mutex;
 use ruma::{OwnedRoomId, RoomId};
-use storage::{Error, Store, push::UnreadCount, receipts::Receipt};
+use storage::{Error, Store, receipts::Receipt};
 
 /// Rooms kept at once.
 const MAX_ROOMS: usize = 2000;
@@ -110,32 +110,6 @@ impl RoomRows for RoomReceipts {
     async fn extend(&mut self, store: &Store, room_id: &RoomId, after: i64, until: i64) -> Result<(), Error> {
         for receipt in store.receipts_of_room(room_id.as_str(), after, until).await? {
             self.set(receipt);
-        }
-        Ok(())
-    }
-}
-
-/// The unread counts of a room's local members.
-#[derive(Debug, Default)]
-pub(crate) struct RoomCounts {
-    by_user: HashMap<String, Vec<UnreadCount>>,
-}
-
-impl RoomCounts {
-    /// The counts of one user, by thread.
-    pub(crate) fn of(&self, user_id: &str) -> &[UnreadCount] {
-        self.by_user.get(user_id).map(Vec::as_slice).unwrap_or_default()
-    }
-}
-
-impl RoomRows for RoomCounts {
-    async fn extend(&mut self, store: &Store, room_id: &RoomId, after: i64, until: i64) -> Result<(), Error> {
-        for count in store.unread_counts_of_room(room_id.as_str(), after, until).await? {
-            let threads = self.by_user.entry(count.user_id.clone()).or_default();
-            threads.retain(|other| other.thread_id != count.thread_id);
-            if count.notify > 0 || count.highlight > 0 {
-                threads.push(count);
-            }
         }
         Ok(())
     }

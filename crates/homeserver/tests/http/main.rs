@@ -4,6 +4,7 @@ mod harness;
 
 mod accounts;
 mod calls;
+mod counts;
 mod hostile;
 mod keys;
 mod media;

@@ -9,44 +9,45 @@ use testkit::database;
 use crate::harness::Server;
 
 /// A user and the token of their device.
-struct User {
-    id: String,
-    token: String,
+pub(crate) struct User {
+    pub(crate) id: String,
+    pub(crate) token: String,
 }
 
-struct World {
-    server: Server,
+/// A server and what users do there.
+pub(crate) struct World {
+    pub(crate) server: Server,
 }
 
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 impl World {
-    async fn user(&self, name: &str) -> User {
+    pub(crate) async fn user(&self, name: &str) -> User {
         User {
             id: format!("@{name}:example.org"),
             token: self.server.register(name).await,
         }
     }
 
-    async fn post(&self, user: &User, path: &str, body: Value) -> Value {
+    pub(crate) async fn post(&self, user: &User, path: &str, body: Value) -> Value {
         self.server
             .json(Method::POST, path, Some(&user.token), &body)
             .await
             .ok()
     }
 
-    async fn put(&self, user: &User, path: &str, body: Value) -> Value {
+    pub(crate) async fn put(&self, user: &User, path: &str, body: Value) -> Value {
         self.server.json(Method::PUT, path, Some(&user.token), &body).await.ok()
     }
 
-    async fn room(&self, user: &User, body: Value) -> String {
+    pub(crate) async fn room(&self, user: &User, body: Value) -> String {
         let answer = self.post(user, "/_matrix/client/v3/createRoom", body).await;
         answer["room_id"].as_str().unwrap().to_owned()
     }
 
-    async fn join(&self, user: &User, room: &str) {
+    pub(crate) async fn join(&self, user: &User, room: &str) {
         self.post(
             user,
             &format!("/_matrix/client/v3/rooms/{}/join", escaped(room)),
@@ -55,7 +56,7 @@ impl World {
         .await;
     }
 
-    async fn leave(&self, user: &User, room: &str) {
+    pub(crate) async fn leave(&self, user: &User, room: &str) {
         self.post(
             user,
             &format!("/_matrix/client/v3/rooms/{}/leave", escaped(room)),
@@ -64,18 +65,18 @@ impl World {
         .await;
     }
 
-    async fn send(&self, user: &User, room: &str, txn: &str, content: Value) -> String {
+    pub(crate) async fn send(&self, user: &User, room: &str, txn: &str, content: Value) -> String {
         let path = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/{txn}", escaped(room));
         let answer = self.put(user, &path, content).await;
         answer["event_id"].as_str().unwrap().to_owned()
     }
 
-    async fn say(&self, user: &User, room: &str, text: &str) -> String {
+    pub(crate) async fn say(&self, user: &User, room: &str, text: &str) -> String {
         self.send(user, room, &escaped(text), json!({"msgtype": "m.text", "body": text}))
             .await
     }
 
-    async fn set_state(&self, user: &User, room: &str, event_type: &str, content: Value) {
+    pub(crate) async fn set_state(&self, user: &User, room: &str, event_type: &str, content: Value) {
         self.put(
             user,
             &format!("/_matrix/client/v3/rooms/{}/state/{event_type}", escaped(room)),
@@ -84,19 +85,19 @@ impl World {
         .await;
     }
 
-    async fn sync(&self, user: &User, parameters: &str) -> Value {
+    pub(crate) async fn sync(&self, user: &User, parameters: &str) -> Value {
         self.server
             .get(&format!("/_matrix/client/v3/sync?{parameters}"), Some(&user.token))
             .await
             .ok()
     }
 
-    async fn since(&self, user: &User, since: &Value) -> Value {
+    pub(crate) async fn since(&self, user: &User, since: &Value) -> Value {
         self.sync(user, &format!("since={}", since["next_batch"].as_str().unwrap()))
             .await
     }
 
-    async fn receipt(&self, user: &User, room: &str, receipt_type: &str, event: &str, body: Value) {
+    pub(crate) async fn receipt(&self, user: &User, room: &str, receipt_type: &str, event: &str, body: Value) {
         let path = format!(
             "/_matrix/client/v3/rooms/{}/receipt/{receipt_type}/{}",
             escaped(room),
@@ -106,7 +107,7 @@ impl World {
     }
 }
 
-async fn each<Fut: Future<Output = ()>>(test: impl Fn(World) -> Fut) {
+pub(crate) async fn each<Fut: Future<Output = ()>>(test: impl Fn(World) -> Fut) {
     let test = &test;
     database::each(|db| async move {
         let world = World {
@@ -117,11 +118,11 @@ async fn each<Fut: Future<Output = ()>>(test: impl Fn(World) -> Fut) {
     .await;
 }
 
-fn joined<'a>(sync: &'a Value, room: &str) -> &'a Value {
+pub(crate) fn joined<'a>(sync: &'a Value, room: &str) -> &'a Value {
     &sync["rooms"]["join"][room]
 }
 
-fn bodies(section: &Value) -> Vec<&str> {
+pub(crate) fn bodies(section: &Value) -> Vec<&str> {
     let events = section["events"].as_array().map(Vec::as_slice).unwrap_or_default();
     events
         .iter()
@@ -129,12 +130,12 @@ fn bodies(section: &Value) -> Vec<&str> {
         .collect()
 }
 
-fn types(section: &Value) -> Vec<&str> {
+pub(crate) fn types(section: &Value) -> Vec<&str> {
     let events = section["events"].as_array().map(Vec::as_slice).unwrap_or_default();
     events.iter().filter_map(|event| event["type"].as_str()).collect()
 }
 
-fn filter(filter: Value) -> String {
+pub(crate) fn filter(filter: Value) -> String {
     format!("filter={}", escaped(&filter.to_string()))
 }
 

@@ -62,7 +62,7 @@ impl Reader<'_> {
         let ignored = self.hs.push.ignored.of(&self.user_id);
         let ignores = |user_id: &UserId| ignored.as_ref().is_some_and(|ignored| ignored.contains(user_id));
         let counts = match self.since {
-            None => Some(self.counts_of_all_rooms().await?),
+            None => Some(self.counts_of_all_rooms(rooms).await?),
             Some(_) => None,
         };
         for (room_id, room_news) in &news.rooms {
@@ -197,7 +197,7 @@ impl Reader<'_> {
         if !self.filter.room.ephemeral.is_closed() && self.filter.room.ephemeral.admits_room(room_id) {
             joined.ephemeral = self.ephemeral(room_id, news, known_since, ignored).await?.into();
         }
-        self.add_counts(room_id, all_counts, &mut joined).await?;
+        self.add_counts(membership.room_nid, all_counts, &mut joined).await?;
         let wanted = self.since.is_none() || self.full_state || newly_joined || news.counts || !joined.is_quiet();
         Ok(wanted.then_some(joined))
     }
@@ -396,60 +396,39 @@ impl Reader<'_> {
         Ok(events)
     }
 
-    async fn counts_of_all_rooms(&self) -> Result<CountsByRoom, ApiError> {
+    async fn counts_of_all_rooms(&self, rooms: &UserRooms) -> Result<CountsByRoom, ApiError> {
+        let joined = rooms.values().filter(|m| m.membership == Membership::Join);
+        let joined: Vec<i64> = joined.map(|m| m.room_nid).collect();
+        let counts = &self.hs.push.counts;
         let mut by_room = CountsByRoom::new();
-        for count in self.hs.store.unread_counts_of_user(self.user_id.as_str()).await? {
-            let counts = Counts {
-                highlight_count: count.highlight,
-                notification_count: count.notify,
-            };
-            by_room
-                .entry(count.room_id)
-                .or_default()
-                .push((count.thread_id, counts));
+        for count in counts.of_rooms(&self.user_id, &joined, self.now).await? {
+            by_room.entry(count.room_nid).or_default().push(count);
         }
         Ok(by_room)
     }
 
     async fn add_counts(
         &self,
-        room_id: &RoomId,
+        room_nid: i64,
         all: Option<&CountsByRoom>,
         joined: &mut JoinedRoom,
     ) -> Result<(), ApiError> {
-        let threads: Vec<(String, Counts)> = match all {
-            Some(all) => all.get(room_id.as_str()).cloned().unwrap_or_default(),
-            None => {
-                let positions = self.hs.sync.notifier.room_positions(room_id);
-                let changed = positions.events.max(positions.counts);
-                let user = self.user_id.as_str();
-                let look = |counts: &crate::sync::room_cache::RoomCounts| {
-                    let of_user = counts.of(user).iter();
-                    of_user
-                        .map(|c| {
-                            let counts = Counts {
-                                highlight_count: c.highlight,
-                                notification_count: c.notify,
-                            };
-                            (c.thread_id.clone(), counts)
-                        })
-                        .collect()
-                };
-                self.hs
-                    .sync
-                    .counts
-                    .with(&self.hs.store, room_id, (changed, self.now), look)
-                    .await?
-            }
+        let threads = match all {
+            Some(all) => all.get(&room_nid).cloned().unwrap_or_default(),
+            None => self.hs.push.counts.of(&self.user_id, room_nid, self.now).await?,
         };
         let per_thread = self.filter.room.counts_per_thread();
         let mut by_thread = BTreeMap::new();
-        for (thread_id, counts) in threads {
-            if per_thread && !thread_id.is_empty() {
-                by_thread.insert(thread_id, counts);
+        for count in threads {
+            if per_thread && !count.thread_id.is_empty() {
+                let counts = Counts {
+                    highlight_count: count.highlight,
+                    notification_count: count.notify,
+                };
+                by_thread.insert(count.thread_id, counts);
             } else {
-                joined.unread_notifications.highlight_count += counts.highlight_count;
-                joined.unread_notifications.notification_count += counts.notification_count;
+                joined.unread_notifications.highlight_count += count.highlight;
+                joined.unread_notifications.notification_count += count.notify;
             }
         }
         joined.unread_thread_notifications = (per_thread && !by_thread.is_empty()).then_some(by_thread);
@@ -544,7 +523,7 @@ enum Before {
     NeverJoined,
 }
 
-type CountsByRoom = HashMap<String, Vec<(String, Counts)>>;
+type CountsByRoom = HashMap<i64, Vec<storage::push::UnreadCount>>;
 
 fn has_url(event: &Event) -> bool {
     #[derive(Deserialize)]
