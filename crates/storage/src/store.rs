@@ -20,7 +20,7 @@ use sqlx::{
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     Config, Conn, Dialect, Error, OpenError, Positions, Reservation, migrate,
@@ -64,6 +64,12 @@ enum Engine {
         lock: tokio::sync::Mutex<PoolConnection<sqlx::Postgres>>,
     },
 }
+
+/// How long closing waits for writes and readers.
+const CLOSING: Duration = Duration::from_secs(10);
+
+/// How long closing waits for PostgreSQL to take the lock back.
+const UNLOCKING: Duration = Duration::from_secs(2);
 
 /// The SQLSTATE of a lock that was not got within `lock_timeout` (PostgreSQL, appendix A).
 const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -324,7 +330,13 @@ impl Store {
 
     /// Finishes the writes under way and closes every connection. Later writes answer [`Error::Closed`].
     pub async fn close(&self) {
-        match &self.inner.engine {
+        self.close_within(CLOSING).await;
+    }
+
+    /// Like [`Store::close`], waiting for writes and readers no longer than `patience` (PostgreSQL: and a little). What
+    /// is not finished then is undone by the engine. Answers whether everything was finished.
+    pub async fn close_within(&self, patience: Duration) -> bool {
+        let finished = match &self.inner.engine {
             Engine::Sqlite {
                 readers,
                 writer,
@@ -332,21 +344,28 @@ impl Store {
             } => {
                 writer.lock().take();
                 let task = writing.lock().take();
-                if let Some(task) = task {
-                    task.await.ok();
-                }
-                readers.close().await;
+                let finish = async {
+                    if let Some(task) = task {
+                        task.await.ok();
+                    }
+                    readers.close().await;
+                };
+                tokio::time::timeout(patience, finish).await.is_ok()
             }
             Engine::Postgres { pool, writes, lock } => {
                 writes.close();
-                writes.wait().await;
+                let finished = tokio::time::timeout(patience, writes.wait()).await.is_ok();
                 // The lock's connection is never returned to the pool, so `close` would wait for it:
                 // it is unlocked here and goes with the process.
-                let mut lock = lock.lock().await;
-                sqlx::query("SELECT pg_advisory_unlock_all()")
-                    .execute(&mut **lock)
-                    .await
-                    .ok();
+                let unlock = async {
+                    let mut lock = lock.lock().await;
+                    sqlx::query("SELECT pg_advisory_unlock_all()")
+                        .execute(&mut **lock)
+                        .await
+                        .ok();
+                };
+                // A server that does not answer gives the lock up when the connection ends.
+                tokio::time::timeout(UNLOCKING, unlock).await.ok();
                 tokio::time::timeout(Duration::from_millis(100), pool.close())
                     .await
                     .ok();
@@ -362,8 +381,16 @@ fn finish_after(job: Job, reservation: Reservation) -> Job {
         Box::pin(async move {
             match job(conn).await {
                 // Passed before the caller is told: who is answered 200 must find it in `/sync`.
+                finished
                 Ran::Keep(tell) => Ran::Keep(Box::new(move |committed| {
+        };
+        if !finished {
+            warn!(
+                seconds = patience.as_secs_f64(),
+                "the database was closed before everything was finished"
+            );
                     drop(reservation);
+        finished
                     tell(committed);
                 })),
                 Ran::Undo(tell) => Ran::Undo(Box::new(move || {

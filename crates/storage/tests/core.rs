@@ -169,3 +169,29 @@ async fn an_unknown_scheme_is_named() {
         Err(OpenError::UnknownScheme)
     ));
 }
+
+/// A write that hangs (a server that does not answer) does not keep the process from ending.
+#[tokio::test]
+async fn closing_does_not_wait_for_ever() {
+    testkit::database::each(|db| async move {
+        let store = open(&db).await;
+        let (begun, began) = tokio::sync::oneshot::channel();
+        let writing = {
+            let store = store.clone();
+            tokio::spawn(async move {
+                store
+                    .write::<(), Error, _>(|_| {
+                        Box::pin(async move {
+                            begun.send(()).ok();
+                            std::future::pending().await
+                        })
+                    })
+                    .await
+            })
+        };
+        began.await.unwrap();
+        assert!(!store.close_within(std::time::Duration::from_millis(20)).await);
+        writing.abort();
+    })
+    .await;
+}
