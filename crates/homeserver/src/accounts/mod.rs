@@ -49,6 +49,13 @@ pub enum AccountChange {
         /// The device.
         device_id: OwnedDeviceId,
     },
+    /// A device signed in: if it had a session before, that has ended.
+    DeviceSignedIn {
+        /// Its user.
+        user_id: OwnedUserId,
+        /// The device.
+        device_id: OwnedDeviceId,
+    },
     /// An account was deactivated.
     UserGone {
         /// The user.

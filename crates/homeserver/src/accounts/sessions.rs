@@ -169,6 +169,19 @@ impl Accounts {
         Ok(session.owner.clone())
     }
 
+    /// For requests that last: that the access token they came with still opens its session. Unlike
+    /// [`Accounts::authenticate`] it is no sign of life.
+    ///
+    /// # Errors
+    /// `M_UNKNOWN_TOKEN` when it does not.
+    pub async fn check_still_open(&self, token: &str) -> Result<(), ApiError> {
+        let token = digest(token);
+        if self.sessions.known.lock().peek(&token).is_some() || self.store.token_owner(&token).await?.is_some() {
+            return Ok(());
+        }
+        Err(ApiError::unknown_token(false))
+    }
+
     /// The user whose name and password these are.
     ///
     /// # Errors
@@ -206,6 +219,10 @@ impl Accounts {
         // An earlier session of the same device has ended.
         self.sessions
             .forget(|s| s.user_id == login.user_id && s.device_id == login.device_id);
+        self.announce(AccountChange::DeviceSignedIn {
+            user_id: login.user_id.clone(),
+            device_id: login.device_id.clone(),
+        });
         Ok(login)
     }
 
@@ -262,10 +279,15 @@ impl Accounts {
         }
     }
 
-    /// Call after devices and their tokens are gone from the database.
-    pub(crate) fn devices_gone(&self, user_id: &UserId, device_ids: &[String]) {
+    /// Whether these devices' tokens are valid is asked of the database again.
+    pub(crate) fn forget_sessions_of(&self, user_id: &UserId, device_ids: &[String]) {
         self.sessions
             .forget(|s| s.user_id == user_id && device_ids.iter().any(|id| s.device_id == id.as_str()));
+    }
+
+    /// Call after devices and their tokens are gone from the database.
+    pub(crate) fn devices_gone(&self, user_id: &UserId, device_ids: &[String]) {
+        self.forget_sessions_of(user_id, device_ids);
         for device_id in device_ids {
             self.announce(AccountChange::DeviceGone {
                 user_id: user_id.to_owned(),

@@ -89,7 +89,7 @@ pub(super) async fn run(hs: Homeserver, mut events: mpsc::Receiver<MediaEvent>) 
                     expel(&hs, &user_id, None, None).await;
                     end_delayed(&hs, &user_id, None).await;
                 }
-                Err(_) => {}
+                Ok(AccountChange::DeviceSignedIn { .. }) | Err(_) => {}
             },
         }
     }

@@ -151,6 +151,29 @@ impl FromRequestParts<Homeserver> for Auth {
     }
 }
 
+/// The sender of a request that lasts, with the access token, so that it can be seen whether the session still is.
+#[derive(Debug)]
+pub(super) struct AuthWithToken(pub(super) Authenticated, pub(super) AccessToken);
+
+impl FromRequestParts<Homeserver> for AuthWithToken {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, hs: &Homeserver) -> Result<Self, ApiError> {
+        let token = access_token(parts)?.ok_or_else(ApiError::missing_token)?;
+        let sender = hs.accounts.authenticate(&token, ClientIp::of(parts)).await?;
+        Ok(Self(sender, AccessToken(token)))
+    }
+}
+
+/// An access token, kept out of logs.
+pub(crate) struct AccessToken(pub(crate) String);
+
+impl std::fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AccessToken")
+    }
+}
+
 /// The sender, where the request carries a token; an invalid one is still refused.
 #[derive(Debug)]
 pub struct OptionalAuth(pub Option<Authenticated>);

@@ -46,6 +46,7 @@ use serde_json::value::RawValue;
 
 pub use error::ApiError;
 pub use extract::{Auth, ClientIp, JsonBody, OptionalAuth, Ruma, RumaResponse, RumaRouter};
+pub(crate) use extract::AccessToken;
 
 use crate::Homeserver;
 

@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::value::to_raw_value;
 
-use super::{ApiError, Auth, raw_json};
+use super::{ApiError, extract::AuthWithToken, raw_json};
 use crate::{
     Homeserver,
     sync::{StateAfter, SyncRequest, SyncToken},
@@ -26,7 +26,7 @@ pub(super) fn router() -> Router<Homeserver> {
 /// MSC4222 decides under which name state is answered.
 async fn sync(
     State(hs): State<Homeserver>,
-    Auth(sender): Auth,
+    AuthWithToken(sender, token): AuthWithToken,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Response, ApiError> {
     let parameter = |name: &str| query.get(name).map(String::as_str);
@@ -65,6 +65,7 @@ async fn sync(
         state_after,
         timeout: Duration::from_millis(timeout_ms),
         sender,
+        token,
     };
     let response = hs.sync(request).await?;
     Ok(raw_json(&to_raw_value(&response).map_err(ApiError::internal)?))

@@ -10,6 +10,12 @@ impl Homeserver {
         let note = self
             .devices
             .note_list_change(user_id, self.joined_rooms(user_id).await?);
+        let (hs, user, ids) = (self.clone(), user_id.to_owned(), device_ids.to_vec());
+        let note = move |position| {
+            // Before the change is published: a sync that it wakes must not take its session for open.
+            hs.accounts.forget_sessions_of(&user, &ids);
+            note(position);
+        };
         let gone = self.store.delete_devices(user_id.as_str(), device_ids, note).await?;
         self.accounts.devices_gone(user_id, &gone);
         Ok(())

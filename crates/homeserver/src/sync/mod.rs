@@ -6,6 +6,7 @@ mod classic;
 mod filter;
 mod filters;
 mod lazy_members;
+mod memberships;
 mod notifier;
 mod position;
 mod receipts;
@@ -25,6 +26,7 @@ pub(crate) use receipts::{NewReceipt, ReceiptError};
 use std::sync::Arc;
 
 use storage::Store;
+use tokio::sync::broadcast::error::RecvError;
 
 use self::{
     filters::Filters,
@@ -32,7 +34,7 @@ use self::{
     room_cache::{RoomCache, RoomReceipts},
     typing::Typing,
 };
-use crate::{Clock, Homeserver};
+use crate::{Clock, Homeserver, accounts::AccountChange};
 
 /// Sessions that nobody used for so long are forgotten; their next sync reads more once.
 const SESSION_IDLE_MS: u64 = 3_600_000;
@@ -75,6 +77,24 @@ impl Streams {
     }
 }
 
+impl Homeserver {
+    /// Wakes the syncs of users one of whose sessions ended, so that they see whether it was theirs.
+    async fn wake_whose_sessions_end(&self) {
+        let mut changes = self.accounts.changes();
+        loop {
+            match changes.recv().await {
+                Ok(
+                    AccountChange::DeviceGone { user_id, .. }
+                    | AccountChange::DeviceSignedIn { user_id, .. }
+                    | AccountChange::UserGone { user_id },
+                ) => self.sync.notifier.wake(&user_id),
+                Err(RecvError::Lagged(_)) => self.sync.notifier.wake_all(),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+}
+
 /// Starts the tasks that wake sleeping syncs, end typing and forget idle sessions. They end at shutdown.
 pub(crate) fn start(hs: &Homeserver) {
     let wake = hs.clone();
@@ -91,6 +111,12 @@ pub(crate) fn start(hs: &Homeserver) {
         hs.shutdown
             .clone()
             .run_until_cancelled_owned(async move { typing.sync.run_typing_expiry().await }),
+    );
+    let ended = hs.clone();
+    hs.tasks.spawn(
+        hs.shutdown
+            .clone()
+            .run_until_cancelled_owned(async move { ended.wake_whose_sessions_end().await }),
     );
     let idle = hs.clone();
     hs.tasks

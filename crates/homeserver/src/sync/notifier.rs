@@ -242,6 +242,20 @@ impl Notifier {
         inner.processed
     }
 
+    /// Wakes the user's sleeping readers, whether or not there is anything new.
+    pub(crate) fn wake(&self, user_id: &UserId) {
+        if let Some(session) = self.inner.lock().sessions.get(user_id) {
+            session.wake.notify_waiters();
+        }
+    }
+
+    /// Wakes every sleeping reader.
+    pub(crate) fn wake_all(&self) {
+        for session in self.inner.lock().sessions.values() {
+            session.wake.notify_waiters();
+        }
+    }
+
     /// The user's session, begun now if there is none. A new session is not complete until [`Notifier::watch`].
     pub(crate) fn session(&self, user_id: &UserId, now_ms: u64) -> Arc<Session> {
         let mut inner = self.inner.lock();
@@ -314,7 +328,7 @@ impl Notifier {
     }
 
     /// Drops sessions that nobody used since `before_ms`. Their users' next sync reads the slow way once.
-    pub(crate) fn forget_idle(&self, before_ms: u64) -> usize {
+    pub fn forget_idle(&self, before_ms: u64) -> usize {
         let mut inner = self.inner.lock();
         let idle: HashSet<OwnedUserId> = inner
             .sessions

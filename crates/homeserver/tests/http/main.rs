@@ -12,3 +12,4 @@ mod push_rules;
 mod rooms;
 mod router;
 mod sync;
+mod sync_moments;

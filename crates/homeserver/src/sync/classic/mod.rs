@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Homeserver,
     accounts::Authenticated,
-    client_api::ApiError,
+    client_api::{AccessToken, ApiError},
     push::PUSH_RULES,
     room::{Membership, UserRooms, Viewer},
 };
@@ -46,6 +46,7 @@ pub(crate) enum StateAfter {
 #[derive(Debug)]
 pub(crate) struct SyncRequest {
     pub(crate) sender: Authenticated,
+    pub(crate) token: AccessToken,
     pub(crate) since: Option<SyncToken>,
     pub(crate) filter: Arc<SyncFilter>,
     pub(crate) full_state: bool,
@@ -85,9 +86,15 @@ impl Homeserver {
             let woken = session.woken();
             tokio::pin!(woken);
             woken.as_mut().enable();
+            // Whoever is woken because their session ended is told so, and not "nothing new".
+            self.accounts.check_still_open(&request.token.0).await?;
             if !session.is_complete() {
+                let published = self.sync.now();
                 let rooms = self.rooms.memberships_of(&sender.user_id).await?;
-                let joined = rooms.iter().filter(|(_, m)| m.membership == Membership::Join);
+                // A membership that is not published yet may end one whose last messages are still to be heard of.
+                let joined = rooms
+                    .iter()
+                    .filter(|(_, m)| m.membership == Membership::Join || m.position > published);
                 self.sync
                     .notifier
                     .watch(&session, joined.map(|(room_id, _)| room_id.clone()));
@@ -153,11 +160,11 @@ impl Reader<'_> {
                 if quiet && !to_device_behind && self.hs.devices.list_changes(since, self.now).await?.is_empty() {
                     return Ok(response);
                 }
-                rooms = self.hs.rooms.memberships_of(&self.user_id).await?;
+                rooms = self.hs.memberships_at(&self.user_id, self.now).await?;
                 self.hs.news(&self.user_id, session, &rooms, (since, self.now)).await?
             }
             _ => {
-                rooms = self.hs.rooms.memberships_of(&self.user_id).await?;
+                rooms = self.hs.memberships_at(&self.user_id, self.now).await?;
                 self.everything(&rooms)
             }
         };

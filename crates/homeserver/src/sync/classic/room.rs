@@ -88,7 +88,7 @@ impl Reader<'_> {
         }
         for room_id in &news.memberships {
             let Some(membership) = rooms.get(room_id) else { continue };
-            if !self.filter.room.admits_room(room_id) || membership.position > self.now {
+            if !self.filter.room.admits_room(room_id) {
                 continue;
             }
             match membership.membership {
