@@ -23,7 +23,7 @@ use crate::{
     accounts::{Authenticated, unix_ms},
     devices::{PublicKey, Signed, add_signature},
     limits::Class,
-    room::Membership,
+    room::{Membership, StateMap},
     sync::SyncToken,
 };
 
@@ -290,7 +290,8 @@ struct Between {
     to: String,
 }
 
-/// `GET /_matrix/client/v3/keys/changes`: client-server API, "Key management API".
+/// `GET /_matrix/client/v3/keys/changes`: client-server API, "Key management API". Of each room, only what happened while
+/// the sender was in it.
 async fn changes(
     State(hs): State<Homeserver>,
     Auth(sender): Auth,
@@ -301,42 +302,62 @@ async fn changes(
             .map(SyncToken::position)
             .map_err(|_| ApiError::invalid_param("`from` and `to` are tokens of `/sync`."))
     };
-    let (from, to) = (position(&from)?, position(&to)?);
-    let memberships = hs.rooms.memberships_of(&sender.user_id).await?;
-    let mut rooms = Vec::new();
-    for (room_id, membership) in memberships.iter().filter(|(_, m)| m.membership == Membership::Join) {
-        if let Some(room) = hs.rooms.find(room_id).await? {
-            rooms.push((room.state(), membership.position));
+    let (from, to) = (position(&from)?, position(&to)?.min(hs.sync.now()));
+    let memberships = hs.memberships_at(&sender.user_id, hs.sync.now()).await?;
+    let (mut shared, mut parted) = (Vec::new(), Vec::new());
+    for (room_id, membership) in memberships.iter() {
+        match membership.membership {
+            Membership::Join => {
+                let room = hs.rooms.get(room_id).await?.state();
+                let (joined_at, _) = hs.joined_until(room_id, membership.position, from).await?;
+                shared.push((room, joined_at));
+            }
+            Membership::Leave | Membership::Ban if membership.position > from && membership.position <= to => {
+                parted.push((room_id, membership.position));
+            }
+            _ => {}
         }
     }
-    let shares_room = |user_id: &UserId| *user_id == sender.user_id || rooms.iter().any(|(r, _)| r.is_joined(user_id));
-    let (mut changed, mut left) = (BTreeSet::new(), BTreeSet::new());
+    let shares_room =
+        |user_id: &UserId| *user_id == sender.user_id || shared.iter().any(|(room, _)| room.is_joined(user_id));
+    let mut concerned = BTreeSet::new();
     let with_new_keys = hs.devices.list_changes(from, to).await?;
     let with_new_keys = with_new_keys
         .iter()
         .filter_map(|user_id| UserId::parse(user_id.as_str()).ok());
-    changed.extend(with_new_keys.filter(|user_id| shares_room(user_id)));
-    for (room, joined_at) in &rooms {
-        if *joined_at > from {
-            changed.extend(
-                room.local_members(&hs.config.server_name)
-                    .iter()
-                    .filter(|u| room.is_joined(u))
-                    .cloned(),
-            );
+    let mut changed: BTreeSet<_> = with_new_keys.filter(|user_id| shares_room(user_id)).collect();
+    for (room, joined_at) in &shared {
+        if *joined_at > from && *joined_at <= to {
+            concerned.extend(joined_members(&room.map));
         }
-        for event in hs.rooms.state_changes(room, from, to).await? {
-            let Some((StateEventType::RoomMember, user_id)) = event.state_type() else {
-                continue;
-            };
-            let Ok(user_id) = UserId::parse(user_id) else { continue };
-            match shares_room(&user_id) {
-                true => changed.insert(user_id),
-                false => left.insert(user_id),
-            };
+        for event in hs.rooms.state_changes(room, from.max(*joined_at), to).await? {
+            if let Some((StateEventType::RoomMember, user_id)) = event.state_type() {
+                concerned.extend(UserId::parse(user_id));
+            }
         }
     }
+    for (room_id, left_at) in parted {
+        let room = hs.rooms.get(room_id).await?.state();
+        // Who was never in it met nobody there.
+        if let (_, true) = hs.joined_until(room_id, left_at, from).await? {
+            concerned.extend(joined_members(&hs.rooms.state_at(&room, left_at - 1).await?));
+        }
+    }
+    let mut left = BTreeSet::new();
+    for user_id in concerned {
+        match shares_room(&user_id) {
+            true => changed.insert(user_id),
+            false => left.insert(user_id),
+        };
+    }
     Ok(Json(json!({ "changed": changed, "left": left })))
+}
+
+fn joined_members(state: &StateMap) -> impl Iterator<Item = OwnedUserId> {
+    let joined = state
+        .members()
+        .filter(|(_, entry)| entry.membership == Some(Membership::Join));
+    joined.filter_map(|(user_id, _)| UserId::parse(user_id).ok())
 }
 
 #[derive(Deserialize)]

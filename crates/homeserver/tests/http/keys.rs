@@ -10,7 +10,10 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Server};
+use crate::{
+    harness::{Answer, Server},
+    sync::each,
+};
 
 const UPLOAD: &str = "/_matrix/client/v3/keys/upload";
 const QUERY: &str = "/_matrix/client/v3/keys/query";
@@ -261,6 +264,60 @@ async fn messages_to_devices_are_queued_once_and_deleted_when_received() {
             .await
             .is_error(400, "M_BAD_JSON");
         server.stop().await;
+    })
+    .await;
+}
+
+/// Of a room, its members learn who came and went while they were in it themselves.
+#[tokio::test]
+async fn key_changes_of_a_room_begin_with_the_join() {
+    each(|w| async move {
+        let (alice, bob) = (w.user("alice").await, w.user("bob").await);
+        let (before, after) = (w.user("before").await, w.user("after").await);
+        let begin = w.sync(&bob, "").await;
+        let room = w.room(&alice, json!({"preset": "public_chat"})).await;
+        w.join(&before, &room).await;
+        w.leave(&before, &room).await;
+        let changes = async |from: &Value, to: &Value| {
+            let token = |sync: &Value| sync["next_batch"].as_str().unwrap().to_owned();
+            let path = format!("/_matrix/client/v3/keys/changes?from={}&to={}", token(from), token(to));
+            let mut answer = w.server.get(&path, Some(&bob.token)).await.ok();
+            for list in ["changed", "left"] {
+                // Everybody's own registration is news to themselves.
+                answer[list]
+                    .as_array_mut()
+                    .unwrap()
+                    .retain(|user| *user != json!(bob.id));
+            }
+            answer
+        };
+        w.join(&bob, &room).await;
+        let joined = w.sync(&bob, "").await;
+        assert_eq!(
+            changes(&begin, &joined).await,
+            json!({"changed": [alice.id], "left": []})
+        );
+        w.join(&after, &room).await;
+        w.leave(&after, &room).await;
+        let later = w.sync(&bob, "").await;
+        assert_eq!(
+            changes(&joined, &later).await,
+            json!({"changed": [], "left": [after.id]})
+        );
+        assert_eq!(
+            changes(&begin, &later).await,
+            json!({"changed": [alice.id], "left": [after.id]})
+        );
+        w.leave(&bob, &room).await;
+        let parted = w.sync(&bob, "").await;
+        assert_eq!(
+            changes(&later, &parted).await,
+            json!({"changed": [], "left": [alice.id]})
+        );
+        w.join(&before, &room).await;
+        let last = w.sync(&bob, "").await;
+        assert_eq!(changes(&parted, &last).await, json!({"changed": [], "left": []}));
+        w.server.stop().await;
     })
     .await;
 }
