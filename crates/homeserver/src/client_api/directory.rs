@@ -1,19 +1,24 @@
 //! Aliases, the public room directory, and what a room tells before one joins it.
 
+use std::cmp::Reverse;
+
 use axum::{Router, extract::State};
 use http::StatusCode;
 use ruma::{
-    UInt,
+    OwnedRoomId, UInt,
     api::client::{
         alias::{create_alias, delete_alias, get_alias},
         directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility, set_room_visibility},
         room::{Visibility, aliases},
     },
-    directory::PublicRoomsChunk,
+    directory::{Filter, PublicRoomsChunk},
 };
 
 use super::{ApiError, Ruma, RumaResponse, RumaRouter as _};
-use crate::{Homeserver, room::Error};
+use crate::{
+    Homeserver,
+    room::{DirectoryQuery, Error, PageStart},
+};
 
 pub(super) fn router() -> Router<Homeserver> {
     Router::new()
@@ -126,6 +131,10 @@ async fn set_visibility(
     Ok(RumaResponse(set_room_visibility::v3::Response::new()))
 }
 
+/// Rooms in one answer, if the client names no number, and at most.
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 500;
+
 /// A page of the directory.
 struct Page {
     chunk: Vec<PublicRoomsChunk>,
@@ -137,7 +146,7 @@ struct Page {
 async fn page(
     hs: &Homeserver,
     server: Option<&ruma::ServerName>,
-    term: Option<&str>,
+    filter: &Filter,
     since: Option<&str>,
     limit: Option<UInt>,
 ) -> Result<Page, ApiError> {
@@ -146,25 +155,46 @@ async fn page(
             "The directory of another server cannot be read: this server does not federate.",
         ));
     }
-    let rooms = hs.rooms.public_rooms(term).await?;
-    let total = UInt::try_from(rooms.len()).unwrap_or(UInt::MAX);
-    let skip = match since {
-        None => 0,
-        // An offset: the directory is sorted by size and may move between pages, as the specification allows.
-        Some(since) => since
-            .strip_prefix('p')
-            .and_then(|offset| offset.parse::<usize>().ok())
-            .ok_or_else(|| ApiError::invalid_param("`since` is not a token that this server gave."))?,
+    let from = since.map(|since| {
+        parse_token(since).ok_or_else(|| ApiError::invalid_param("`since` is not a token that this server gave."))
+    });
+    let limit = limit.map_or(DEFAULT_LIMIT, |limit| {
+        usize::try_from(u64::from(limit)).unwrap_or(MAX_LIMIT)
+    });
+    let query = DirectoryQuery {
+        term: filter.generic_search_term.as_deref(),
+        room_types: &filter.room_types,
+        from: from.transpose()?,
+        limit: limit.clamp(1, MAX_LIMIT),
     };
-    let limit = limit.map_or(100, |limit| u64::from(limit).min(500));
-    let limit = usize::try_from(limit).unwrap_or(500).max(1);
-    let next = skip.saturating_add(limit);
+    let page = hs.rooms.public_rooms(&query).await?;
     Ok(Page {
-        next_batch: (next < rooms.len()).then(|| format!("p{next}")),
-        prev_batch: (skip > 0).then(|| format!("p{}", skip.saturating_sub(limit))),
-        chunk: rooms.into_iter().skip(skip).take(limit).collect(),
-        total,
+        next_batch: page.next.map(|place| token(&PageStart::After(place))),
+        prev_batch: page.previous.map(|place| token(&PageStart::Before(place))),
+        chunk: page.rooms,
+        total: UInt::try_from(page.total).unwrap_or(UInt::MAX),
     })
+}
+
+/// `a` or `b` for after or before, the number of members and the id of the room that the page begins after or ends
+/// before: a page stays where it was when rooms before it come and go.
+fn token(start: &PageStart) -> String {
+    let (side, (Reverse(members), room_id)) = match start {
+        PageStart::After(place) => ('a', place),
+        PageStart::Before(place) => ('b', place),
+    };
+    format!("{side}{members}{room_id}")
+}
+
+fn parse_token(token: &str) -> Option<PageStart> {
+    let (side, rest) = token.split_at_checked(1)?;
+    let (members, room_id) = rest.split_at(rest.find('!')?);
+    let place = (Reverse(members.parse().ok()?), OwnedRoomId::try_from(room_id).ok()?);
+    match side {
+        "a" => Some(PageStart::After(place)),
+        "b" => Some(PageStart::Before(place)),
+        _ => None,
+    }
 }
 
 /// `GET /_matrix/client/v3/publicRooms`
@@ -175,7 +205,15 @@ async fn public_rooms(
     request: Ruma<get_public_rooms::v3::Request>,
 ) -> Result<RumaResponse<get_public_rooms::v3::Response>, ApiError> {
     let body = &request.body;
-    let page = page(&hs, body.server.as_deref(), None, body.since.as_deref(), body.limit).await?;
+    let everything = Filter::new();
+    let page = page(
+        &hs,
+        body.server.as_deref(),
+        &everything,
+        body.since.as_deref(),
+        body.limit,
+    )
+    .await?;
     let mut response = get_public_rooms::v3::Response::new(page.chunk);
     response.next_batch = page.next_batch;
     response.prev_batch = page.prev_batch;
@@ -191,8 +229,14 @@ async fn search(
     request: Ruma<get_public_rooms_filtered::v3::Request>,
 ) -> Result<RumaResponse<get_public_rooms_filtered::v3::Response>, ApiError> {
     let body = &request.body;
-    let term = body.filter.generic_search_term.as_deref();
-    let page = page(&hs, body.server.as_deref(), term, body.since.as_deref(), body.limit).await?;
+    let page = page(
+        &hs,
+        body.server.as_deref(),
+        &body.filter,
+        body.since.as_deref(),
+        body.limit,
+    )
+    .await?;
     let mut response = get_public_rooms_filtered::v3::Response::new();
     response.chunk = page.chunk;
     response.next_batch = page.next_batch;

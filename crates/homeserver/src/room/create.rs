@@ -127,13 +127,14 @@ impl Rooms {
             .commit(batch, aliases)
             .await?
             .ok_or_else(|| Error::Internal("a new room has no events".to_owned()))?;
-        if new.listed {
-            self.inner.store.set_listed(room_nid, true).await?;
-        }
-        self.keep(Arc::new(Room::new((*state).clone())));
+        let room = Arc::new(Room::new((*state).clone()));
+        self.keep(room.clone());
         self.remember(&state, &news).await;
         drop(reservation);
         self.announce(&state, &news);
+        if new.listed {
+            self.list(&room, true).await?;
+        }
         Ok(room_id)
     }
 

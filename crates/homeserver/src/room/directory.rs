@@ -1,15 +1,12 @@
 //! Aliases and the public room directory.
 //! Spec: client-server API, "Room aliases" and "Listing rooms".
 
-use std::sync::Arc;
+use ruma::{OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, UserId, events::StateEventType};
 
-use ruma::{
-    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, UserId,
-    directory::{PublicRoomsChunk, PublicRoomsChunkInit},
-    events::{StateEventType, room::history_visibility::HistoryVisibility},
+use super::{
+    Error, Room, RoomState, Rooms,
+    public_rooms::{DirectoryPage, DirectoryQuery},
 };
-
-use super::{Error, Event, RoomState, Rooms};
 
 impl Rooms {
     /// Which room an alias of this server names, and a server that is in it.
@@ -103,61 +100,50 @@ impl Rooms {
                 "Listing a room needs the power to change its canonical alias.".to_owned(),
             ));
         }
-        Ok(self.inner.store.set_listed(state.room_nid, listed).await?)
+        self.list(&room, listed).await
     }
 
-    /// The public directory, the largest rooms first.
+    /// Makes durable whether a room is listed, and lets the directory know.
+    pub(super) async fn list(&self, room: &Room, listed: bool) -> Result<(), Error> {
+        let public_rooms = &self.inner.public_rooms;
+        let _one = public_rooms.listing.lock().await;
+        self.inner.store.set_listed(room.state().room_nid, listed).await?;
+        let mut entries = public_rooms.entries.lock();
+        match listed {
+            true => entries.set(&room.state()),
+            false => entries.remove(&room.room_id),
+        }
+        Ok(())
+    }
+
+    /// A page of the public directory. Rooms that are not in it cost nothing.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn public_rooms(&self, term: Option<&str>) -> Result<Vec<PublicRoomsChunk>, Error> {
-        let term = term.map(str::to_lowercase).filter(|term| !term.is_empty());
-        let mut rooms = Vec::new();
+    pub async fn public_rooms(&self, query: &DirectoryQuery<'_>) -> Result<DirectoryPage, Error> {
+        self.load_public_rooms().await?;
+        Ok(self.inner.public_rooms.entries.lock().page(query))
+    }
+
+    /// Reads the directory's rooms when it is first asked for.
+    async fn load_public_rooms(&self) -> Result<(), Error> {
+        let public_rooms = &self.inner.public_rooms;
+        if public_rooms.entries.lock().loaded {
+            return Ok(());
+        }
+        let _one = public_rooms.listing.lock().await;
+        if public_rooms.entries.lock().loaded {
+            return Ok(());
+        }
         for room_id in self.inner.store.listed_rooms().await? {
             let room_id = OwnedRoomId::try_from(room_id).map_err(|e| storage::Error::corrupt("rooms", e))?;
             let Some(room) = self.find(&room_id).await? else {
                 continue;
             };
-            let chunk = public_chunk(&room.state());
-            if term.as_ref().is_none_or(|term| matches(&chunk, term)) {
-                rooms.push(chunk);
-            }
+            // The state is read under the lock: whoever changes the room from now on finds its entry.
+            public_rooms.entries.lock().set(&room.state());
         }
-        rooms.sort_by(|a, b| {
-            b.num_joined_members
-                .cmp(&a.num_joined_members)
-                .then_with(|| a.room_id.cmp(&b.room_id))
-        });
-        Ok(rooms)
+        public_rooms.entries.lock().loaded = true;
+        Ok(())
     }
-}
-
-fn matches(chunk: &PublicRoomsChunk, term: &str) -> bool {
-    let alias = chunk.canonical_alias.as_ref().map(ToString::to_string);
-    [&chunk.name, &chunk.topic, &alias]
-        .into_iter()
-        .flatten()
-        .any(|text| text.to_lowercase().contains(term))
-}
-
-/// What the directory says of a room.
-pub(super) fn public_chunk(state: &RoomState) -> PublicRoomsChunk {
-    let joined = ruma::UInt::try_from(state.joined).unwrap_or(ruma::UInt::MAX);
-    let world_readable = state.history_visibility() == HistoryVisibility::WorldReadable;
-    let mut chunk = PublicRoomsChunk::from(PublicRoomsChunkInit {
-        num_joined_members: joined,
-        room_id: state.room_id.clone(),
-        world_readable,
-        guest_can_join: false,
-    });
-    chunk.join_rule = state.join_rule().as_str().into();
-    let pinned = |kind: StateEventType| state.pinned(&kind).cloned();
-    let text = |event: Option<Arc<Event>>, field: &str| event?.content_field::<String>(field).filter(|t| !t.is_empty());
-    chunk.name = text(pinned(StateEventType::RoomName), "name");
-    chunk.topic = text(pinned(StateEventType::RoomTopic), "topic");
-    chunk.avatar_url = text(pinned(StateEventType::RoomAvatar), "url").map(Into::into);
-    chunk.canonical_alias =
-        text(pinned(StateEventType::RoomCanonicalAlias), "alias").and_then(|alias| alias.try_into().ok());
-    chunk.room_type = pinned(StateEventType::RoomCreate).and_then(|create| create.content_field("type"));
-    chunk
 }

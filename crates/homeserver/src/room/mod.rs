@@ -13,6 +13,7 @@ mod error;
 mod event;
 mod membership;
 mod pipeline;
+mod public_rooms;
 mod read;
 mod state;
 mod state_map;
@@ -36,6 +37,7 @@ pub use error::Error;
 pub use event::{Event, Relation};
 pub use membership::{Action, MembershipChange};
 pub use pipeline::Verdict;
+pub use public_rooms::{DirectoryPage, DirectoryQuery, PageStart};
 pub use read::{RoomSummary, Timeline};
 pub use state::{Extremity, RoomState};
 pub use state_map::{Membership, StateEntry, StateMap};
@@ -93,6 +95,7 @@ struct Inner {
     push: Arc<Push>,
     /// The newest event of each room that relates to another one.
     relations: cache::Relations,
+    public_rooms: public_rooms::PublicRooms,
 }
 
 /// A room in memory or being loaded; `None` inside when there is no such room.
@@ -156,6 +159,7 @@ impl Rooms {
                 recent,
                 changes: broadcast::channel(CHANGES).0,
                 relations: cache::Relations::new(started),
+                public_rooms: public_rooms::PublicRooms::default(),
                 notifier,
                 push,
             }),

@@ -492,6 +492,9 @@ impl Rooms {
             self.inner.events.put(event.clone());
         }
         self.inner.recent.changed(state.room_nid, state.latest);
+        if news.events.iter().any(|event| event.state_key.is_some()) || !news.pruned.is_empty() {
+            self.inner.public_rooms.entries.lock().update(state);
+        }
     }
 
     /// Tells the rest of the process what happened in a room.

@@ -5,6 +5,7 @@ mod harness;
 mod accounts;
 mod calls;
 mod counts;
+mod directory;
 mod hostile;
 mod keys;
 mod media;
