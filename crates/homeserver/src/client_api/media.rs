@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::{
     ApiError, Auth,
     arguments::{Path, Query},
+    byte_range::{self, Choice},
 };
 use crate::{
     Homeserver,
@@ -204,30 +205,29 @@ struct Patience {
 async fn download(
     State(hs): State<Homeserver>,
     Auth(sender): Auth,
+    headers: HeaderMap,
     Path((server_name, media_id)): Path<(String, String)>,
     Query(Patience { timeout_ms }): Query<Patience>,
 ) -> Result<Response, ApiError> {
     hs.limits.check(&sender.user_id, Class::MediaDownload)?;
-    serve(&hs, &server_name, &media_id, timeout_ms, None, Purpose::Download).await
+    let wanted = Wanted::new(headers, timeout_ms, Purpose::Download);
+    serve(&hs, &server_name, &media_id, wanted).await
 }
 
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`: client-server API, "Content repository".
 async fn download_as(
     State(hs): State<Homeserver>,
     Auth(sender): Auth,
+    headers: HeaderMap,
     Path((server_name, media_id, filename)): Path<(String, String, String)>,
     Query(Patience { timeout_ms }): Query<Patience>,
 ) -> Result<Response, ApiError> {
     hs.limits.check(&sender.user_id, Class::MediaDownload)?;
-    serve(
-        &hs,
-        &server_name,
-        &media_id,
-        timeout_ms,
-        Some(filename),
-        Purpose::Download,
-    )
-    .await
+    let wanted = Wanted {
+        filename: Some(filename),
+        ..Wanted::new(headers, timeout_ms, Purpose::Download)
+    };
+    serve(&hs, &server_name, &media_id, wanted).await
 }
 
 #[derive(Deserialize)]
@@ -242,6 +242,7 @@ struct Thumbnail {
 async fn thumbnail(
     State(hs): State<Homeserver>,
     Auth(sender): Auth,
+    headers: HeaderMap,
     Path((server_name, media_id)): Path<(String, String)>,
     Query(Thumbnail {
         width,
@@ -253,7 +254,8 @@ async fn thumbnail(
     if width == 0 || height == 0 {
         return Err(ApiError::invalid_param("A thumbnail has a width and a height."));
     }
-    serve(&hs, &server_name, &media_id, timeout_ms, None, Purpose::Thumbnail).await
+    let wanted = Wanted::new(headers, timeout_ms, Purpose::Thumbnail);
+    serve(&hs, &server_name, &media_id, wanted).await
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -262,19 +264,31 @@ enum Purpose {
     Thumbnail,
 }
 
-async fn serve(
-    hs: &Homeserver,
-    server_name: &str,
-    media_id: &str,
+/// How a client wants its media.
+struct Wanted {
+    headers: HeaderMap,
     timeout_ms: Option<u64>,
     filename: Option<String>,
     purpose: Purpose,
-) -> Result<Response, ApiError> {
+}
+
+impl Wanted {
+    fn new(headers: HeaderMap, timeout_ms: Option<u64>, purpose: Purpose) -> Self {
+        Self {
+            headers,
+            timeout_ms,
+            filename: None,
+            purpose,
+        }
+    }
+}
+
+async fn serve(hs: &Homeserver, server_name: &str, media_id: &str, wanted: Wanted) -> Result<Response, ApiError> {
     let absent = || ApiError::not_found("There is no such media on this server.");
     if server_name != hs.config.server_name.as_str() {
         return Err(absent());
     }
-    let patience = Duration::from_millis(timeout_ms.unwrap_or(PATIENCE_MS).min(MAX_PATIENCE_MS));
+    let patience = Duration::from_millis(wanted.timeout_ms.unwrap_or(PATIENCE_MS).min(MAX_PATIENCE_MS));
     let media = hs
         .media
         .find(media_id, patience)
@@ -296,7 +310,7 @@ async fn serve(
         .trim()
         .to_ascii_lowercase();
     let is_inline = INLINE.contains(&essence.as_str());
-    if purpose == Purpose::Thumbnail && !(is_inline && essence.starts_with("image/")) {
+    if wanted.purpose == Purpose::Thumbnail && !(is_inline && essence.starts_with("image/")) {
         return Err(ApiError::new(
             StatusCode::BAD_REQUEST,
             "M_UNKNOWN",
@@ -308,15 +322,45 @@ async fn serve(
     } else {
         ContentDispositionType::Attachment
     };
-    let disposition = ContentDisposition::new(disposition).with_filename(filename.or_else(|| media.filename.clone()));
-    let content = hs.media.read(content_hash).await.map_err(explain)?;
+    let filename = wanted.filename.or_else(|| media.filename.clone());
+    let disposition = ContentDisposition::new(disposition).with_filename(filename);
+    let size = u64::try_from(media.size_bytes).unwrap_or(0);
+    // The same bytes have the same hash, whatever address they are behind.
+    let etag = format!("\"{content_hash}\"");
+    let choice = byte_range::choose(&wanted.headers, size, &etag);
+    let (status, first, length) = match choice {
+        Choice::Whole => (StatusCode::OK, 0, size),
+        Choice::Part { first, last } => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
+        Choice::NotModified => (StatusCode::NOT_MODIFIED, 0, 0),
+        Choice::PreconditionFailed => {
+            return Err(ApiError::new(
+                StatusCode::PRECONDITION_FAILED,
+                "M_UNKNOWN",
+                "The content is not the one that `If-Match` names.",
+            ));
+        }
+        Choice::Unsatisfiable => {
+            let error = ApiError::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "M_UNKNOWN",
+                "The content ends before the range that `Range` asks for.",
+            );
+            let content_range = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
+            return Ok((content_range, error).into_response());
+        }
+    };
+    let body = match choice {
+        Choice::NotModified => Body::empty(),
+        _ => Body::from_stream(hs.media.read(content_hash, first, length).await.map_err(explain)?),
+    };
     let value = |text: &str| HeaderValue::from_str(text).ok();
     let headers = [
         (
             header::CONTENT_TYPE,
             value(content_type).unwrap_or(HeaderValue::from_static(ANY_TYPE)),
         ),
-        (header::CONTENT_LENGTH, HeaderValue::from(media.size_bytes)),
+        (header::ETAG, value(&etag).unwrap_or(HeaderValue::from_static("\"\""))),
+        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
         (
             header::CONTENT_DISPOSITION,
             value(&disposition.to_string()).unwrap_or(HeaderValue::from_static("attachment")),
@@ -333,5 +377,16 @@ async fn serve(
             HeaderValue::from_static("cross-origin"),
         ),
     ];
-    Ok((headers, Body::from_stream(content)).into_response())
+    let mut response = (status, headers, body).into_response();
+    if choice != Choice::NotModified {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if let Choice::Part { first, last } = choice
+        && let Some(content_range) = value(&format!("bytes {first}-{last}/{size}"))
+    {
+        response.headers_mut().insert(header::CONTENT_RANGE, content_range);
+    }
+    Ok(response)
 }

@@ -3,6 +3,7 @@
 //! Handlers are thin: they take a typed request apart, ask the services, and build the typed answer.
 
 mod arguments;
+mod byte_range;
 mod cors;
 mod error;
 mod extract;
@@ -45,8 +46,8 @@ use ruma::{RoomId, UserId};
 use serde_json::value::RawValue;
 
 pub use error::ApiError;
-pub use extract::{Auth, ClientIp, JsonBody, OptionalAuth, Ruma, RumaResponse, RumaRouter};
 pub(crate) use extract::AccessToken;
+pub use extract::{Auth, ClientIp, JsonBody, OptionalAuth, Ruma, RumaResponse, RumaRouter};
 
 use crate::Homeserver;
 

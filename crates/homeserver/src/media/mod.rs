@@ -19,7 +19,7 @@ use storage::{
 };
 use tokio::{
     fs,
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _},
     sync::Notify,
 };
 
@@ -203,14 +203,25 @@ impl Media {
         }
     }
 
-    /// The content with this hash, piece by piece.
-    pub async fn read(&self, content_hash: &str) -> Result<impl Stream<Item = std::io::Result<Bytes>> + use<>, Error> {
-        let file = fs::File::open(self.path(content_hash)?).await?;
-        Ok(futures_util::stream::try_unfold(file, |mut file| async move {
-            let mut piece = bytes::BytesMut::with_capacity(READ_AT_ONCE);
-            let read = file.read_buf(&mut piece).await?;
-            Ok((read > 0).then(|| (piece.freeze(), file)))
-        }))
+    /// `length` bytes of the content with this hash from byte `first` on, piece by piece.
+    pub async fn read(
+        &self,
+        content_hash: &str,
+        first: u64,
+        length: u64,
+    ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + use<>, Error> {
+        let mut file = fs::File::open(self.path(content_hash)?).await?;
+        if first > 0 {
+            file.seek(std::io::SeekFrom::Start(first)).await?;
+        }
+        Ok(futures_util::stream::try_unfold(
+            file.take(length),
+            |mut file| async move {
+                let mut piece = bytes::BytesMut::with_capacity(READ_AT_ONCE);
+                let read = file.read_buf(&mut piece).await?;
+                Ok((read > 0).then(|| (piece.freeze(), file)))
+            },
+        ))
     }
 
     fn row(&self, media_id: String, user_id: &UserId, description: Description) -> Row {

@@ -112,7 +112,12 @@ impl Server {
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(Body::from(body)).expect("a valid request");
+        self.send(request.body(Body::from(body)).expect("a valid request"))
+            .await
+    }
+
+    /// Any request.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self
             .router
             .clone()

@@ -177,3 +177,48 @@ async fn profiles_are_read_by_all_and_written_by_their_owner() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn parts_of_a_file_and_files_that_a_client_has() {
+    testkit::database::each(|db| async move {
+        let server = Server::start(&db).await;
+        let token = server.register("alice").await;
+        let content: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
+        let (_, uri) = upload(&server, &token, "video/mp4", &content).await;
+        let get = async |headers: &[(header::HeaderName, &str)]| {
+            let mut request =
+                Request::get(path(&uri, "download")).header(header::AUTHORIZATION, format!("Bearer {token}"));
+            for (name, value) in headers {
+                request = request.header(name, *value);
+            }
+            server.send(request.body(axum::body::Body::empty()).unwrap()).await
+        };
+        let whole = get(&[]).await;
+        assert_eq!(
+            (whole.status, &whole.headers["accept-ranges"]),
+            (StatusCode::OK, &"bytes".parse().unwrap())
+        );
+        let tag = whole.headers["etag"].to_str().unwrap().to_owned();
+
+        let part = get(&[(header::RANGE, "bytes=100000-100009")]).await;
+        assert_eq!(part.status, 206);
+        assert_eq!(part.bytes, content[100_000..100_010]);
+        assert_eq!(part.headers["content-range"], "bytes 100000-100009/200000");
+        assert_eq!(part.headers["content-length"], "10");
+        assert_eq!(part.headers["content-type"], "video/mp4");
+        let end = get(&[(header::RANGE, "bytes=-70000"), (header::IF_RANGE, &tag)]).await;
+        assert_eq!((end.status.as_u16(), &end.bytes[..]), (206, &content[130_000..]));
+        let other = get(&[(header::RANGE, "bytes=-70000"), (header::IF_RANGE, "\"x\"")]).await;
+        assert_eq!((other.status.as_u16(), other.bytes.len()), (200, 200_000));
+        let beyond = get(&[(header::RANGE, "bytes=200000-")]).await;
+        beyond.is_error(416, "M_UNKNOWN");
+        assert_eq!(beyond.headers["content-range"], "bytes */200000");
+
+        let known = get(&[(header::IF_NONE_MATCH, &tag), (header::RANGE, "bytes=0-9")]).await;
+        assert_eq!((known.status.as_u16(), known.bytes.len()), (304, 0));
+        assert_eq!(known.headers["etag"], tag.as_str());
+        get(&[(header::IF_MATCH, "\"x\"")]).await.is_error(412, "M_UNKNOWN");
+        server.stop().await;
+    })
+    .await;
+}
