@@ -21,6 +21,7 @@ mod clock;
 mod config;
 mod keys;
 mod server;
+mod upkeep;
 
 pub use clock::Clock;
 pub use config::Config;

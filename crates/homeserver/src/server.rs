@@ -124,6 +124,7 @@ impl Homeserver {
             shutdown,
         }));
         homeserver.tasks.spawn(homeserver.clone().keep_accounts());
+        homeserver.tasks.spawn(homeserver.clone().keep_tidy());
         sync::start(&homeserver);
         Ok(homeserver)
     }

@@ -117,4 +117,22 @@ impl Store {
         )?;
         Ok(row.map_or(0, |(count,)| count))
     }
+
+    /// Removes at most `limit` addresses that were reserved at `before` (Unix milliseconds) or earlier and never filled;
+    /// answers how many.
+    pub async fn forget_unfilled_media(&self, before: i64, limit: i64) -> Result<u64, Error> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                execute!(
+                    tx,
+                    "DELETE FROM media WHERE content_hash IS NULL AND media_id IN
+                         (SELECT media_id FROM media WHERE content_hash IS NULL AND created_at <= $1
+                          ORDER BY created_at LIMIT $2)",
+                    before,
+                    limit
+                )
+            })
+        })
+        .await
+    }
 }

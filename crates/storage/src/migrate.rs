@@ -16,6 +16,7 @@ const STEPS: &[(i64, &str, &str)] = &[
     (6, "media", include_str!("../migrations/0006_media.sql")),
     (7, "devices", include_str!("../migrations/0007_devices.sql")),
     (8, "push", include_str!("../migrations/0008_push.sql")),
+    (9, "upkeep", include_str!("../migrations/0009_upkeep.sql")),
 ];
 
 /// Brings the schema up to date.

@@ -195,26 +195,20 @@ impl Store {
                 positions,
                 reads: AtomicU64::new(0),
                 extending: tokio::sync::Mutex::new(()),
+                push_users: PushUsers::default(),
+                folding: tokio::sync::RwLock::new(()),
             }),
         }
     }
 
     /// Which engine holds the data.
     pub fn dialect(&self) -> Dialect {
-                push_users: PushUsers::default(),
-                folding: tokio::sync::RwLock::new(()),
         match self.inner.engine {
             Engine::Sqlite { .. } => Dialect::Sqlite,
             Engine::Postgres { .. } => Dialect::Postgres,
         }
     }
 
-    /// The process' stream positions.
-    pub fn positions(&self) -> &Positions {
-        &self.inner.positions
-    }
-
-    /// How many connections were given out for reading since the store was opened: what a request costs the
     pub(crate) fn push_users(&self) -> &PushUsers {
         &self.inner.push_users
     }
@@ -223,6 +217,12 @@ impl Store {
         &self.inner.folding
     }
 
+    /// The process' stream positions.
+    pub fn positions(&self) -> &Positions {
+        &self.inner.positions
+    }
+
+    /// How many connections were given out for reading since the store was opened: what a request costs the
     /// database, for tests and metrics.
     pub fn reads(&self) -> u64 {
         self.inner.reads.load(Ordering::Relaxed)
@@ -328,6 +328,18 @@ impl Store {
         }
     }
 
+    /// Gives pages that hold nothing any more back to the file system, some of them. PostgreSQL does so by itself.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn release_free_pages(&self) -> Result<(), Error> {
+        if self.dialect() == Dialect::Postgres {
+            return Ok(());
+        }
+        self.write(|conn| Box::pin(async move { Ok(conn.command("PRAGMA incremental_vacuum(1000)").await?) }))
+            .await
+    }
+
     /// Finishes the writes under way and closes every connection. Later writes answer [`Error::Closed`].
     pub async fn close(&self) {
         self.close_within(CLOSING).await;
@@ -369,8 +381,16 @@ impl Store {
                 tokio::time::timeout(Duration::from_millis(100), pool.close())
                     .await
                     .ok();
+                finished
             }
+        };
+        if !finished {
+            warn!(
+                seconds = patience.as_secs_f64(),
+                "the database was closed before everything was finished"
+            );
         }
+        finished
     }
 }
 
@@ -381,16 +401,8 @@ fn finish_after(job: Job, reservation: Reservation) -> Job {
         Box::pin(async move {
             match job(conn).await {
                 // Passed before the caller is told: who is answered 200 must find it in `/sync`.
-                finished
                 Ran::Keep(tell) => Ran::Keep(Box::new(move |committed| {
-        };
-        if !finished {
-            warn!(
-                seconds = patience.as_secs_f64(),
-                "the database was closed before everything was finished"
-            );
                     drop(reservation);
-        finished
                     tell(committed);
                 })),
                 Ran::Undo(tell) => Ran::Undo(Box::new(move || {

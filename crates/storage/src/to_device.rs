@@ -147,10 +147,20 @@ impl Store {
         )
     }
 
-    /// Forgets the identities of requests made before `before` (Unix milliseconds).
-    pub async fn forget_to_device_transactions(&self, before: i64) -> Result<u64, Error> {
+    /// Forgets the identities of at most `limit` requests made before `before` (Unix milliseconds), the oldest first;
+    /// answers of how many.
+    pub async fn forget_to_device_transactions(&self, before: i64, limit: i64) -> Result<u64, Error> {
         self.write(move |tx| {
-            Box::pin(async move { execute!(tx, "DELETE FROM to_device_transactions WHERE created_at < $1", before) })
+            Box::pin(async move {
+                execute!(
+                    tx,
+                    "DELETE FROM to_device_transactions WHERE (user_id, device_id, event_type, txn_id) IN
+                         (SELECT user_id, device_id, event_type, txn_id FROM to_device_transactions
+                          WHERE created_at < $1 ORDER BY created_at LIMIT $2)",
+                    before,
+                    limit
+                )
+            })
         })
         .await
     }

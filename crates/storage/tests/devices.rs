@@ -282,8 +282,9 @@ async fn to_device_messages_arrive_once_each() {
         let waiting = store.devices_with_to_device_messages().await.unwrap();
         assert_eq!(waiting.len(), 2);
         assert!(waiting.iter().all(|(_, _, oldest, newest)| oldest == newest));
-        assert_eq!(store.forget_to_device_transactions(5).await.unwrap(), 0);
-        assert_eq!(store.forget_to_device_transactions(6).await.unwrap(), 2);
+        assert_eq!(store.forget_to_device_transactions(5, 10).await.unwrap(), 0);
+        assert_eq!(store.forget_to_device_transactions(6, 1).await.unwrap(), 1);
+        assert_eq!(store.forget_to_device_transactions(6, 10).await.unwrap(), 1);
         store.close().await;
     })
     .await;

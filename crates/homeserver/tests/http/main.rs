@@ -14,3 +14,4 @@ mod rooms;
 mod router;
 mod sync;
 mod sync_moments;
+mod upkeep;
