@@ -61,6 +61,11 @@ macro_rules! classes {
         }
 
         impl Config {
+            /// Each setting's name and rate.
+            pub fn rates(&self) -> impl Iterator<Item = (&'static str, Rate)> {
+                [$((Class::$class.setting(), self.$key)),*].into_iter()
+            }
+
             fn rate(&self, class: Class) -> Rate {
                 match class { $(Class::$class => self.$key,)* }
             }

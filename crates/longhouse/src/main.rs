@@ -42,22 +42,18 @@ fn run(cli: Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         data_dir: cli.options.data,
     };
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve::run(Config::load(&overrides)?)?,
+        Command::Serve => serve::run(Config::load_with_files(&overrides)?)?,
         Command::Config(ConfigCommand::Generate) => {
             let name = overrides
                 .server_name
                 .as_deref()
                 .ok_or("config generate needs --server-name NAME")?;
             config::check_server_name(name)?;
-            print(&reference::generate(name))?;
+            let data_dir = overrides.data_dir.as_deref().map(|path| path.display().to_string());
+            print(&reference::generate(name, data_dir.as_deref()))?;
         }
-        Command::Config(ConfigCommand::Check) => match Config::load(&overrides) {
-            Ok(config) => {
-                if let (Some(chain), Some(key)) = (&config.tls.certificate, &config.tls.private_key) {
-                    http::tls::Certificate::read(chain, key)?;
-                }
-                print(&format!("the configuration of {} is valid\n", config.server_name))?;
-            }
+        Command::Config(ConfigCommand::Check) => match Config::load_with_files(&overrides) {
+            Ok(config) => print(&format!("the configuration of {} is valid\n", config.server_name))?,
             Err(error) => {
                 writeln!(std::io::stderr(), "{error}")?;
                 return Ok(ExitCode::FAILURE);

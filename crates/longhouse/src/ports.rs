@@ -5,18 +5,23 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::Config;
 
+/// A port, or a range of them, that the process listens on or may open.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Port {
-    protocol: &'static str,
-    ip: IpAddr,
-    first: u16,
-    last: u16,
+pub(crate) struct Port {
+    /// The setting that asks for it.
+    pub(crate) key: &'static str,
+    /// `tcp` or `udp`.
+    pub(crate) protocol: &'static str,
+    pub(crate) ip: IpAddr,
+    pub(crate) first: u16,
+    pub(crate) last: u16,
     purpose: &'static str,
 }
 
 impl Port {
-    fn new(protocol: &'static str, address: SocketAddr, purpose: &'static str) -> Self {
+    fn new(key: &'static str, protocol: &'static str, address: SocketAddr, purpose: &'static str) -> Self {
         Self {
+            key,
             protocol,
             ip: address.ip(),
             first: address.port(),
@@ -35,27 +40,39 @@ impl Port {
     }
 }
 
-fn ports(config: &Config) -> Vec<Port> {
+/// Every one that the configuration asks for, as often as it does.
+pub(crate) fn listeners(config: &Config) -> Vec<Port> {
     let mut ports = Vec::new();
     for address in &config.listen.addresses {
-        ports.push(Port::new("tcp", *address, "HTTP: clients, call signalling, the page"));
+        ports.push(Port::new(
+            "listen.addresses",
+            "tcp",
+            *address,
+            "HTTP: clients, call signalling, the page",
+        ));
     }
     for address in &config.tls.addresses {
-        ports.push(Port::new("tcp", *address, "HTTPS and TURN over TLS"));
+        ports.push(Port::new("tls.addresses", "tcp", *address, "HTTPS and TURN over TLS"));
     }
     if config.metrics.enabled {
-        ports.push(Port::new("tcp", config.metrics.address, "metrics"));
+        ports.push(Port::new("metrics.address", "tcp", config.metrics.address, "metrics"));
     }
     if config.turn.enabled {
         for address in &config.turn.listen {
-            ports.push(Port::new("udp", *address, "STUN and TURN"));
+            ports.push(Port::new("turn.listen", "udp", *address, "STUN and TURN"));
             if config.turn.tcp {
-                ports.push(Port::new("tcp", *address, "TURN for networks without UDP"));
+                ports.push(Port::new(
+                    "turn.listen",
+                    "tcp",
+                    *address,
+                    "TURN for networks without UDP",
+                ));
             }
         }
         for address in &config.turn.listen {
             let range = &config.turn.relay_ports;
             ports.push(Port {
+                key: "turn.relay_ports",
                 protocol: "udp",
                 ip: address.ip(),
                 first: range.first(),
@@ -66,23 +83,22 @@ fn ports(config: &Config) -> Vec<Port> {
     }
     if config.sfu.enabled {
         let (udp, tcp) = (config.sfu.udp_listen, config.sfu.tcp_listen);
-        ports.extend(udp.map(|address| Port::new("udp", address, "media of group calls")));
-        ports.extend(tcp.map(|address| Port::new("tcp", address, "media of group calls without UDP")));
+        ports.extend(udp.map(|address| Port::new("sfu.udp_listen", "udp", address, "media of group calls")));
+        ports
+            .extend(tcp.map(|address| Port::new("sfu.tcp_listen", "tcp", address, "media of group calls without UDP")));
     }
-    ports.retain({
-        let mut seen = Vec::new();
-        move |port: &Port| {
-            let new = !seen.contains(port);
-            seen.push(port.clone());
-            new
-        }
-    });
     ports
 }
 
 /// The table and the firewall lines.
 pub(crate) fn text(config: &Config) -> String {
-    let ports = ports(config);
+    let mut ports = listeners(config);
+    let mut seen = Vec::new();
+    ports.retain(|port| {
+        let new = !seen.contains(port);
+        seen.push(port.clone());
+        new
+    });
     let mut text = String::new();
     for port in &ports {
         line(

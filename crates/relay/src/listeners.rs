@@ -147,7 +147,7 @@ pub fn start(
     sfu_media_addresses: Vec<SocketAddr>,
     shutdown: CancellationToken,
 ) -> Result<RelayHandle, StartError> {
-    check_external_ips(&config.external_ips)?;
+    config.check_external_ips()?;
     let (udp, tcp) = bind(config)?;
     let listeners: Arc<[(Protocol, SocketAddr)]> = udp
         .iter()
@@ -321,19 +321,26 @@ fn lacks_family(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(ADDRESS_FAMILY_NOT_SUPPORTED)
 }
 
-fn check_external_ips(ips: &[IpAddr]) -> Result<(), StartError> {
-    for (index, ip) in ips.iter().enumerate() {
-        if ip.is_unspecified() || ip.is_multicast() || ip.to_canonical() != *ip {
-            return Err(StartError::UnusableExternalIp(*ip));
+impl Config {
+    /// Whether clients could be told these addresses.
+    ///
+    /// # Errors
+    /// [`StartError::UnusableExternalIp`] for a special one, [`StartError::TwoExternalIps`] for a second of one family.
+    pub fn check_external_ips(&self) -> Result<(), StartError> {
+        let ips = &self.external_ips;
+        for (index, ip) in ips.iter().enumerate() {
+            if ip.is_unspecified() || ip.is_multicast() || ip.to_canonical() != *ip {
+                return Err(StartError::UnusableExternalIp(*ip));
+            }
+            if ips[..index]
+                .iter()
+                .any(|earlier| Family::of(*earlier) == Family::of(*ip))
+            {
+                return Err(StartError::TwoExternalIps(*ip));
+            }
         }
-        if ips[..index]
-            .iter()
-            .any(|earlier| Family::of(*earlier) == Family::of(*ip))
-        {
-            return Err(StartError::TwoExternalIps(*ip));
-        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Addresses of this machine to relay from where the client's own family does not suggest one: those listened on, and

@@ -44,7 +44,7 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// `database.url` has a scheme that is neither `sqlite:` nor `postgres:`.
-    #[error("database.url must begin with `sqlite:` or `postgres://`")]
+    #[error("`database.url` must begin with `sqlite:` or `postgres://`")]
     UnknownScheme,
     /// The engine could not be reached or the file could not be opened.
     #[error("cannot open {place}: {source}")]

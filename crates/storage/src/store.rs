@@ -2,7 +2,6 @@
 
 use std::{
     path::Path,
-    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -83,22 +82,13 @@ impl Store {
     /// # Errors
     /// When it cannot be reached, is held by another process, is newer than this version, or a migration fails.
     pub async fn open(config: &Config, data_dir: &Path) -> Result<Self, OpenError> {
-        match config.url.as_deref() {
-            None => {
-                Self::open_sqlite(
-                    SqliteConnectOptions::new().filename(data_dir.join("longhouse.db")),
-                    config,
-                )
-                .await
-            }
-            Some(url) if url.starts_with("sqlite:") => {
-                let options = SqliteConnectOptions::from_str(url).map_err(|source| connect_error("sqlite", source))?;
+        match Place::of(config)? {
+            Place::DataDir => {
+                let options = SqliteConnectOptions::new().filename(data_dir.join("longhouse.db"));
                 Self::open_sqlite(options, config).await
             }
-            Some(url) if url.starts_with("postgres:") || url.starts_with("postgresql:") => {
-                Self::open_postgres(url, config).await
-            }
-            Some(_) => Err(OpenError::UnknownScheme),
+            Place::Sqlite(options) => Self::open_sqlite(*options, config).await,
+            Place::Postgres(options) => Self::open_postgres(*options, config).await,
         }
     }
 
@@ -142,8 +132,7 @@ impl Store {
         ))
     }
 
-    async fn open_postgres(url: &str, config: &Config) -> Result<Self, OpenError> {
-        let options = PgConnectOptions::from_str(url).map_err(|source| connect_error("database.url", source))?;
+    async fn open_postgres(options: PgConnectOptions, config: &Config) -> Result<Self, OpenError> {
         let place = format!(
             "postgres://{}:{}/{}",
             options.get_host(),
@@ -412,6 +401,37 @@ fn finish_after(job: Job, reservation: Reservation) -> Job {
             }
         })
     })
+}
+
+/// Where a configuration says the data are.
+enum Place {
+    DataDir,
+    Sqlite(Box<SqliteConnectOptions>),
+    Postgres(Box<PgConnectOptions>),
+}
+
+impl Place {
+    fn of(config: &Config) -> Result<Self, OpenError> {
+        let unreadable = |source| connect_error("`database.url`", source);
+        match config.url.as_deref() {
+            None => Ok(Self::DataDir),
+            Some(url) if url.starts_with("sqlite:") => Ok(Self::Sqlite(Box::new(url.parse().map_err(unreadable)?))),
+            Some(url) if url.starts_with("postgres:") || url.starts_with("postgresql:") => {
+                Ok(Self::Postgres(Box::new(url.parse().map_err(unreadable)?)))
+            }
+            Some(_) => Err(OpenError::UnknownScheme),
+        }
+    }
+}
+
+impl Config {
+    /// Whether the address can be read. Opens nothing; the error does not show the password.
+    ///
+    /// # Errors
+    /// [`OpenError::UnknownScheme`], or [`OpenError::Connect`] for an address that is none.
+    pub fn check(&self) -> Result<(), OpenError> {
+        Place::of(self).map(|_| ())
+    }
 }
 
 fn connect_error(place: &str, source: sqlx::Error) -> OpenError {

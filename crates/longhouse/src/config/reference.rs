@@ -85,12 +85,20 @@ pub(crate) fn nearest<'a>(given: &str, candidates: impl Iterator<Item = &'a str>
 }
 
 /// The reference file for one server: what `config generate` prints.
-pub(crate) fn generate(server_name: &str) -> String {
-    REFERENCE.replacen(
+pub(crate) fn generate(server_name: &str, data_dir: Option<&str>) -> String {
+    let named = REFERENCE.replacen(
         "server_name = \"localhost\"",
         &format!("server_name = {}", Value::from(server_name)),
         1,
-    )
+    );
+    match data_dir {
+        Some(directory) => named.replacen(
+            "#data_dir = \"./data\"",
+            &format!("data_dir = {}", Value::from(directory)),
+            1,
+        ),
+        None => named,
+    }
 }
 
 fn parse(text: &str) -> Vec<Key> {
