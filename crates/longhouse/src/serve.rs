@@ -9,7 +9,7 @@ use homeserver::accounts::RegistrationMode;
 use homeserver::client_api::ApiError;
 use homeserver::{Clock, Homeserver, client_api};
 use storage::Store;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +30,9 @@ use crate::{limits, logging};
 
 /// Requests still unanswered this long after shutdown began are cut off.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// Connections that wait in the kernel's queue of each listener.
+const BACKLOG: u32 = 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
@@ -99,6 +102,12 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let readiness = Readiness::default();
     let signal = signals().map_err(ServeError::Signals)?;
 
+    // First of all: what starts before the recorder would record nothing.
+    let metrics = if config.metrics.enabled {
+        Some(metrics::install(&tasks, shutdown.clone())?)
+    } else {
+        None
+    };
     let data_dir = DataDir::open(&config.data_dir)?;
     let homeserver = start_homeserver(&config, &data_dir, shutdown.clone()).await?;
     let media = Media::start(&config, &homeserver, &tasks, &shutdown).await?;
@@ -113,8 +122,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     });
     socket::serve(data_dir.path(), administration, &tasks, shutdown.clone()).map_err(ServeError::AdminSocket)?;
 
-    if config.metrics.enabled {
-        let router = metrics::install(&tasks, shutdown.clone())?;
+    if let Some(router) = metrics {
         let server = Server::new(router, &config.listen, tasks.clone(), shutdown.clone());
         server.serve(bind(config.metrics.address, "metrics.address", "metrics").await?, None);
     }
@@ -184,12 +192,25 @@ fn greet(config: &Config, first_admin: &FirstAdmin, link: Option<String>) {
 }
 
 async fn bind(address: SocketAddr, key: &'static str, purpose: &str) -> Result<TcpListener, ServeError> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| ServeError::Listen { address, key, source })?;
+    let listener = listen(address).map_err(|source| ServeError::Listen { address, key, source })?;
     // Port 0 asks for any free port: the log says which.
     tracing::info!(address = %listener.local_addr().unwrap_or(address), "listening for {purpose}");
     Ok(listener)
+}
+
+/// `[::]` is IPv6 alone, so that it can stand beside `0.0.0.0` on the same port.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        let socket = TcpSocket::new_v6()?;
+        socket2::SockRef::from(&socket).set_only_v6(true)?;
+        socket
+    };
+    // A successor may listen while connections of its predecessor still end.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The certificate for the TLS listeners, followed as its files change; `None` when none is configured.

@@ -79,6 +79,7 @@ pub(crate) async fn trace(State(around): State<Surroundings>, mut request: Reque
     let route = route.as_ref().map_or("(no route)", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
     let span = tracing::info_span!("request", %method, route);
+    let _in_flight = InFlight::new();
     // A handler that panics has been logged by the hook; its client still gets an answer.
     let only_reads = matches!(method, Method::GET | Method::HEAD);
     let answering = AssertUnwindSafe(next.run(request))
@@ -113,6 +114,22 @@ pub(crate) async fn trace(State(around): State<Surroundings>, mut request: Reque
     ];
     metrics::histogram!("longhouse_http_request_seconds", &labels).record(latency.as_secs_f64());
     response
+}
+
+/// One request between its head and the head of its answer, long polls among them; a client may hang up at any moment.
+struct InFlight;
+
+impl InFlight {
+    fn new() -> Self {
+        metrics::gauge!("longhouse_http_requests_in_flight").increment(1.0);
+        Self
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics::gauge!("longhouse_http_requests_in_flight").decrement(1.0);
+    }
 }
 
 #[cfg(test)]

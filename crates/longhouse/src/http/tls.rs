@@ -15,8 +15,8 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
-/// How often the files are looked at.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// How often the files are looked at, which costs two system calls.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
@@ -30,6 +30,22 @@ pub(crate) enum TlsError {
         "the certificate and its key cannot be used: {0}\n  `tls.private_key` must be the key of the first certificate in `tls.certificate`"
     )]
     Unusable(rustls::Error),
+}
+
+/// When the chain and the key were last written; `None` where there is no file.
+type Times = [Option<SystemTime>; 2];
+
+/// Which files have been looked at.
+#[derive(Debug)]
+struct Seen {
+    used: Times,
+    refused: Option<Times>,
+}
+
+impl Seen {
+    fn new(used: Times) -> Self {
+        Self { used, refused: None }
+    }
 }
 
 /// The certificate in use, and the files it came from.
@@ -63,7 +79,7 @@ impl Certificate {
 
     /// Reads the files again whenever they change, until shutdown.
     pub(crate) async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
-        let mut seen = self.changed_at();
+        let mut seen = Seen::new(self.changed_at());
         let mut looks = tokio::time::interval(LOOK_AGAIN);
         loop {
             tokio::select! {
@@ -73,23 +89,27 @@ impl Certificate {
         }
     }
 
-    /// A half-written pair is left for the next look.
-    fn look_again(&self, seen: &mut [Option<SystemTime>; 2]) {
+    /// A pair that cannot be used, perhaps because it is half written, is tried again at every look and reported once.
+    fn look_again(&self, seen: &mut Seen) {
         let now = self.changed_at();
-        if now == *seen {
+        if now == seen.used {
             return;
         }
         match load(&self.chain, &self.key) {
             Ok(certificate) => {
-                *seen = now;
+                *seen = Seen::new(now);
                 *self.current.write() = Arc::new(certificate);
                 tracing::info!(file = %self.chain.display(), "certificate replaced");
             }
-            Err(error) => tracing::error!(%error, "the new certificate cannot be used; the old one stays"),
+            Err(error) if seen.refused != Some(now) => {
+                seen.refused = Some(now);
+                tracing::error!(%error, "the new certificate cannot be used; the old one stays");
+            }
+            Err(_) => {}
         }
     }
 
-    fn changed_at(&self) -> [Option<SystemTime>; 2] {
+    fn changed_at(&self) -> Times {
         let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
         [modified(&self.chain), modified(&self.key)]
     }
@@ -237,7 +257,7 @@ mod tests {
         let (chain_path, key_path) = write_pair(directory.path(), &chain, &key);
         let certificate = Certificate::read(&chain_path, &key_path).expect("valid");
         let current = || Arc::clone(&certificate.current.read());
-        let (first, mut seen) = (current(), certificate.changed_at());
+        let (first, mut seen) = (current(), Seen::new(certificate.changed_at()));
         let touch = |seconds| {
             let later = SystemTime::now() + Duration::from_secs(seconds);
             fs::File::options()
