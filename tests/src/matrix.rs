@@ -55,6 +55,21 @@ impl Client {
         }
     }
 
+    /// The same over HTTPS, trusting certificates of one authority (PEM) and no others.
+    pub fn trusting(base_url: String, authority: &str) -> Self {
+        let authority = reqwest::Certificate::from_pem(authority.as_bytes()).expect("the test made a certificate");
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(90))
+            .https_only(true)
+            .tls_certs_only([authority])
+            .build()
+            .expect("a client with these options can be built");
+        Self {
+            http,
+            ..Self::new(base_url)
+        }
+    }
+
     /// `http://127.0.0.1:PORT`, without a slash at the end.
     pub fn base_url(&self) -> &str {
         &self.base_url
@@ -62,12 +77,15 @@ impl Client {
 
     /// The same server, nobody signed in.
     pub fn anonymous(&self) -> Self {
-        Self::new(self.base_url.clone())
+        Self {
+            http: self.http.clone(),
+            ..Self::new(self.base_url.clone())
+        }
     }
 
-    /// Whether `/versions` is answered at all.
+    /// Whether the server answers that it is ready: every listener is open.
     pub async fn answers(&self) -> bool {
-        let request = self.http.get(format!("{}/_matrix/client/versions", self.base_url));
+        let request = self.http.get(format!("{}/health/ready", self.base_url));
         request
             .timeout(Duration::from_secs(5))
             .send()
@@ -91,6 +109,36 @@ impl Client {
             status,
             body: serde_json::from_slice(&body).unwrap_or(Value::Null),
         })
+    }
+
+    /// Uploads a file; an error only when no whole answer came.
+    pub async fn try_upload(&self, content: Vec<u8>) -> reqwest::Result<Answer> {
+        let request = self
+            .http
+            .post(format!("{}/_matrix/media/v3/upload", self.base_url))
+            .bearer_auth(&self.access_token)
+            .header("content-type", "application/octet-stream")
+            .body(content);
+        let answer = request.send().await?;
+        let status = answer.status();
+        let body = answer.bytes().await?;
+        Ok(Answer {
+            status,
+            body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+        })
+    }
+
+    /// The content of an uploaded file, by its `mxc://` address; `None` when it is not given.
+    pub async fn download(&self, uri: &str) -> Option<Vec<u8>> {
+        let file = uri.strip_prefix("mxc://").unwrap_or(uri);
+        let url = format!("{}/_matrix/client/v1/media/download/{file}", self.base_url);
+        let answer = self.http.get(url).bearer_auth(&self.access_token).send().await;
+        let answer = answer.unwrap_or_else(|error| panic!("the download of {uri} got no answer: {error:?}"));
+        if !answer.status().is_success() {
+            return None;
+        }
+        let content = answer.bytes().await;
+        Some(content.expect("the whole file comes").to_vec())
     }
 
     /// One request that must be answered.
@@ -129,7 +177,8 @@ impl Client {
         self.signed_in(&answer)
     }
 
-    fn signed_in(&self, answer: &Value) -> Self {
+    /// The session that an answer to a log-in or a registration describes.
+    pub fn signed_in(&self, answer: &Value) -> Self {
         let field = |name: &str| {
             answer[name]
                 .as_str()
@@ -258,7 +307,7 @@ pub fn messages_in(events: &Value) -> impl Iterator<Item = SyncedEvent> {
 }
 
 /// A path segment or query value with everything reserved escaped.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

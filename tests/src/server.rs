@@ -6,6 +6,7 @@ use std::{
     ffi::OsStr,
     fmt::Write as _,
     fs::{self, OpenOptions},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     process::{Output, Stdio},
     time::Duration,
@@ -17,13 +18,16 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{Client, Database, Engine, environment, free_port};
+use crate::{Client, Database, Engine, environment, free_port, free_ports};
 
 /// The name of every server under test.
 pub(crate) const SERVER_NAME: &str = "longhouse.test";
 
 /// How long a start may take before the test fails. The product promises one second; a busy build machine is slower.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// How many ports each relay has for peers outside.
+const RELAY_PORTS: u16 = 32;
 
 /// How long an orderly stop may take.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
@@ -55,6 +59,12 @@ impl Setup {
         self
     }
 
+    /// Sets one key unless the test has set it.
+    fn or_set(self, section: &'static str, key: &'static str, value: impl Into<String>) -> Self {
+        let is_set = self.settings.get(section).is_some_and(|keys| keys.contains_key(key));
+        if is_set { self } else { self.set(section, key, value) }
+    }
+
     /// Takes one key out again.
     pub fn unset(mut self, section: &'static str, key: &'static str) -> Self {
         if let Some(keys) = self.settings.get_mut(section) {
@@ -79,36 +89,51 @@ impl Setup {
 
     /// Starts the server and waits until it answers.
     pub async fn start(self) -> Server {
+        let mut server = self.prepare();
+        server.launch().await;
+        server
+    }
+
+    /// Writes the configuration and makes the database; nothing runs yet.
+    pub fn prepare(self) -> Server {
         let directory = TempDir::new().expect("the temporary directory is writable");
         let database = Database::fresh(self.engine);
-        let (http, turn, sfu) = (free_port(), free_port(), free_port());
+        let (http, turn, sfu, metrics) = (free_port(), free_port(), free_port(), free_port());
+        let relay = free_ports(RELAY_PORTS);
+        let relay_ports = relay..=relay + RELAY_PORTS - 1;
         let data = directory.path().join("data");
         let mut setup = self
             .set("", "data_dir", format!("{:?}", data.display().to_string()))
             .set("listen", "addresses", format!("[\"127.0.0.1:{http}\"]"))
-            .set("listen", "public_url", format!("\"http://127.0.0.1:{http}\""))
+            .or_set("listen", "public_url", format!("\"http://127.0.0.1:{http}\""))
             .set("turn", "listen", format!("[\"127.0.0.1:{turn}\"]"))
+            .set(
+                "turn",
+                "relay_ports",
+                format!("\"{}-{}\"", relay_ports.start(), relay_ports.end()),
+            )
+            .set("metrics", "address", format!("\"127.0.0.1:{metrics}\""))
             .set("sfu", "udp_listen", format!("\"127.0.0.1:{sfu}\""))
             .set("sfu", "tcp_listen", format!("\"127.0.0.1:{sfu}\""))
             .set("sfu", "offer_loopback", "true");
         if let Some(url) = database.url() {
-            setup = setup.set("database", "url", format!("{url:?}"));
+            setup = setup.or_set("database", "url", format!("{url:?}"));
         }
         let config = directory.path().join("longhouse.toml");
         fs::write(&config, setup.toml()).expect("the temporary directory is writable");
         let log = directory.path().join("longhouse.log");
-        let mut server = Server {
+        Server {
             process: None,
             config,
             data,
             log,
             http,
             turn,
+            relay_ports,
+            metrics,
             _database: database,
             directory,
-        };
-        server.launch().await;
-        server
+        }
     }
 }
 
@@ -128,6 +153,8 @@ pub struct Server {
     log: PathBuf,
     http: u16,
     turn: u16,
+    relay_ports: RangeInclusive<u16>,
+    metrics: u16,
     _database: Database,
     directory: TempDir,
 }
@@ -153,6 +180,16 @@ impl Server {
         self.turn
     }
 
+    /// The UDP ports the relay may open towards peers outside.
+    pub fn relay_ports(&self) -> RangeInclusive<u16> {
+        self.relay_ports.clone()
+    }
+
+    /// Where the configuration puts the metrics, which are off unless the test turns them on.
+    pub fn metrics_url(&self) -> String {
+        format!("http://127.0.0.1:{}/metrics", self.metrics)
+    }
+
     /// The configuration file.
     pub fn config(&self) -> &Path {
         &self.config
@@ -176,6 +213,17 @@ impl Server {
 
     /// Starts the process on the data it had, and waits until it answers.
     pub async fn launch(&mut self) {
+        self.spawn();
+        if timeout(START_LIMIT, self.answering()).await.is_err() {
+            panic!(
+                "the server does not answer at {} within {START_LIMIT:?}",
+                self.base_url()
+            );
+        }
+    }
+
+    /// Starts the process on the data it had.
+    pub fn spawn(&mut self) {
         assert!(self.process.is_none(), "the server runs already");
         let log = OpenOptions::new()
             .create(true)
@@ -191,12 +239,6 @@ impl Server {
             .spawn()
             .expect("the longhouse binary can be started");
         self.process = Some(process);
-        if timeout(START_LIMIT, self.answering()).await.is_err() {
-            panic!(
-                "the server does not answer at {} within {START_LIMIT:?}",
-                self.base_url()
-            );
-        }
     }
 
     async fn answering(&mut self) {
@@ -216,6 +258,12 @@ impl Server {
 
     /// Ends the process with SIGTERM and says how it ended.
     pub async fn stop(&mut self) -> Ended {
+        self.terminate().await;
+        self.ended().await
+    }
+
+    /// Tells the process to end (SIGTERM), and does not wait for that.
+    pub async fn terminate(&self) {
         let pid = self.pid().to_string();
         let kill = Command::new("kill")
             .args(["-TERM", &pid])
@@ -226,6 +274,10 @@ impl Server {
             kill.success(),
             "the server's process {pid} is gone before it is told to stop"
         );
+    }
+
+    /// Waits for a process that was told to end.
+    pub async fn ended(&mut self) -> Ended {
         let mut process = self.process.take().expect("the server was started and not yet ended");
         let status = timeout(STOP_LIMIT, process.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("the server does not stop within {STOP_LIMIT:?} after SIGTERM"));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use system_tests::{Client, Engine, PASSWORD, Script, Server, eventually};
+use system_tests::{Client, Engine, PASSWORD, Script, Server, eventually, on_both_engines};
 
 /// How long a participant whose browser died may still be seen by the others.
 const GHOST_LIMIT: Duration = Duration::from_secs(10);
@@ -13,7 +13,7 @@ const GHOST_LIMIT: Duration = Duration::from_secs(10);
 const RETURN_LIMIT: Duration = Duration::from_secs(45);
 
 /// Two, then three people see each other encrypted; a killed browser leaves no ghost; neither does a restart.
-async fn group_call(engine: Engine) {
+async fn three_people_meet_and_no_ghost_stays(engine: Engine) {
     let mut server = Server::start(engine).await;
     let mut script = Script::node("element_call.mjs", &json!({ "baseUrl": server.base_url() }))
         .with_patience(Duration::from_secs(150));
@@ -84,35 +84,32 @@ async fn members_in_call(observer: &Client, room_id: &str) -> Vec<String> {
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn three_people_meet_and_no_ghost_stays() {
-    group_call(Engine::Sqlite).await;
+/// The membership of a participant who never connects to the media ends too, at the latest when its delay is over.
+async fn a_delayed_leave_is_sent_although_the_server_restarted(engine: Engine) {
+    let mut server = Server::start(engine).await;
+    let user = server.client().register("erin").await;
+    let room_id = user.create_room(&json!({ "preset": "private_chat" })).await;
+    let key = format!("_{}_{}_m.call", user.user_id, user.device_id);
+    let path = user.state_path(&room_id, "org.matrix.msc3401.call.member", &key);
+    user.ask(
+        reqwest::Method::PUT,
+        &path,
+        Some(&json!({ "application": "m.call", "call_id": "" })),
+    )
+    .await;
+    let delayed = format!("{path}?org.matrix.msc4140.delay=2000");
+    let answer = user.ask(reqwest::Method::PUT, &delayed, Some(&json!({}))).await;
+    assert!(answer["delay_id"].is_string(), "{answer}");
+    server.kill().await;
+    server.launch().await;
+    eventually("the delayed leave is sent", Duration::from_secs(15), async || {
+        let now = user.state(&room_id, "org.matrix.msc3401.call.member", &key).await;
+        (now == Some(Value::Object(serde_json::Map::new()))).then_some(())
+    })
+    .await;
 }
 
-/// The membership of a participant who never connects to the media ends too, at the latest when its delay is over.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_delayed_leave_is_sent_although_the_server_restarted() {
-    for engine in [Engine::Sqlite, Engine::Postgres] {
-        let mut server = Server::start(engine).await;
-        let user = server.client().register("erin").await;
-        let room_id = user.create_room(&json!({ "preset": "private_chat" })).await;
-        let key = format!("_{}_{}_m.call", user.user_id, user.device_id);
-        let path = user.state_path(&room_id, "org.matrix.msc3401.call.member", &key);
-        user.ask(
-            reqwest::Method::PUT,
-            &path,
-            Some(&json!({ "application": "m.call", "call_id": "" })),
-        )
-        .await;
-        let delayed = format!("{path}?org.matrix.msc4140.delay=2000");
-        let answer = user.ask(reqwest::Method::PUT, &delayed, Some(&json!({}))).await;
-        assert!(answer["delay_id"].is_string(), "{answer}");
-        server.kill().await;
-        server.launch().await;
-        eventually("the delayed leave is sent", Duration::from_secs(15), async || {
-            let now = user.state(&room_id, "org.matrix.msc3401.call.member", &key).await;
-            (now == Some(Value::Object(serde_json::Map::new()))).then_some(())
-        })
-        .await;
-    }
-}
+on_both_engines!(
+    three_people_meet_and_no_ghost_stays,
+    a_delayed_leave_is_sent_although_the_server_restarted,
+);

@@ -1,10 +1,10 @@
 //! matrix-js-sdk, the code of Element Web, with its Rust cryptography.
 
 use serde_json::json;
-use system_tests::{Engine, Script, Server};
+use system_tests::{Engine, Script, Server, on_both_engines};
 
 /// Two users talk in an encrypted room; each reads the other decrypted, after a restart of the server too.
-async fn encrypted_chat(engine: Engine) {
+async fn two_users_chat_encrypted(engine: Engine) {
     let mut server = Server::start(engine).await;
     let mut script = Script::node("chat.mjs", &json!({ "baseUrl": server.base_url() }));
     assert_eq!(script.expect("syncing").await["user"], "@alice:longhouse.test");
@@ -32,12 +32,4 @@ async fn encrypted_chat(engine: Engine) {
     script.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_users_chat_encrypted_on_sqlite() {
-    encrypted_chat(Engine::Sqlite).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_users_chat_encrypted_on_postgres() {
-    encrypted_chat(Engine::Postgres).await;
-}
+on_both_engines!(two_users_chat_encrypted);

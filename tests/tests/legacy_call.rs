@@ -2,17 +2,11 @@
 //! switch inside the process joins them, and no port of the relay range is ever opened.
 
 use serde_json::json;
-use system_tests::{Engine, Script, Setup, free_port, udp_ports_bound};
+use system_tests::{Engine, Script, Server, on_both_engines, udp_ports_bound};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_video_call_needs_no_relay_port() {
-    // A range that nobody else uses: seen empty before the call, it must be seen empty during it.
-    let start = free_range(64);
-    let range = start..=start + 63;
-    let server = Setup::new(Engine::Sqlite)
-        .set("turn", "relay_ports", format!("\"{}-{}\"", range.start(), range.end()))
-        .start()
-        .await;
+async fn a_video_call_needs_no_relay_port(engine: Engine) {
+    let server = Server::start(engine).await;
+    let range = server.relay_ports();
     assert_eq!(
         udp_ports_bound(range.clone()),
         Vec::<u16>::new(),
@@ -50,12 +44,4 @@ async fn a_video_call_needs_no_relay_port() {
     script.finish().await;
 }
 
-/// The first port of `count` consecutive UDP ports that nobody has bound.
-fn free_range(count: u16) -> u16 {
-    loop {
-        let start = free_port().min(u16::MAX - count);
-        if udp_ports_bound(start..=start + count - 1).is_empty() {
-            return start;
-        }
-    }
-}
+on_both_engines!(a_video_call_needs_no_relay_port);

@@ -2,49 +2,8 @@
 //! user, handed to the authorisation service.
 
 use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
-use system_tests::{Client, Engine, Script, Server};
-
-/// What a client needs to join the room's call, as `/sfu/get` answers it.
-async fn token(client: &Client, room_id: &str) -> Value {
-    let transports = client
-        .ask(
-            Method::GET,
-            "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports",
-            None,
-        )
-        .await;
-    let service = transports["rtc_transports"]
-        .as_array()
-        .and_then(|all| all.iter().find(|transport| transport["type"] == "livekit"))
-        .and_then(|transport| transport["livekit_service_url"].as_str())
-        .unwrap_or_else(|| panic!("no livekit transport in {transports}"));
-    let service = service
-        .strip_prefix(client.base_url())
-        .unwrap_or_else(|| panic!("{service} is not on this server"));
-    let answer = client
-        .anonymous()
-        .request(
-            Method::POST,
-            &format!("{service}/sfu/get"),
-            Some(&request(client, room_id).await),
-        )
-        .await;
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
-    answer.body
-}
-
-/// The body of a request for a token.
-async fn request(client: &Client, room_id: &str) -> Value {
-    let path = format!("/_matrix/client/v3/user/{}/openid/request_token", client.user_id);
-    let openid = client.ask(Method::POST, &path, Some(&json!({}))).await;
-    json!({ "room": room_id, "openid_token": openid, "device_id": client.device_id })
-}
-
-/// The identity under which a device is known in the call.
-fn identity(client: &Client) -> String {
-    format!("{}:{}", client.user_id, client.device_id)
-}
+use serde_json::json;
+use system_tests::{Client, Engine, Script, Server, on_both_engines};
 
 /// A room and its joined members.
 async fn room_of(server: &Server, names: &[&str]) -> (String, Vec<Client>) {
@@ -59,23 +18,22 @@ async fn room_of(server: &Server, names: &[&str]) -> (String, Vec<Client>) {
     (room_id, members)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn browsers_and_the_python_sdk_hear_and_see_each_other() {
-    let server = Server::start(Engine::Sqlite).await;
+async fn browsers_and_the_python_sdk_hear_and_see_each_other(engine: Engine) {
+    let server = Server::start(engine).await;
     let (room_id, members) = room_of(&server, &["web", "older-web", "python"]).await;
-    let everyone: Vec<String> = members.iter().map(identity).collect();
+    let everyone: Vec<String> = members.iter().map(Client::call_identity).collect();
     let mut tokens = Vec::new();
     for member in &members {
-        tokens.push(token(member, &room_id).await);
+        tokens.push(member.call_token(&room_id).await);
     }
     let browsers = json!({
         "participants": [
-            { "url": tokens[0]["url"], "jwt": tokens[0]["jwt"] },
-            { "url": tokens[1]["url"], "jwt": tokens[1]["jwt"], "dual": true },
+            { "url": tokens[0].url, "jwt": tokens[0].jwt },
+            { "url": tokens[1].url, "jwt": tokens[1].jwt, "dual": true },
         ],
         "everyone": everyone,
     });
-    let python = json!({ "url": tokens[2]["url"], "jwt": tokens[2]["jwt"], "peers": &everyone[..2] });
+    let python = json!({ "url": tokens[2].url, "jwt": tokens[2].jwt, "peers": &everyone[..2] });
 
     let mut browsers = Script::node("livekit.mjs", &browsers);
     for expected in &everyone[..2] {
@@ -112,14 +70,13 @@ async fn browsers_and_the_python_sdk_hear_and_see_each_other() {
     python.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tokens_are_for_members_with_a_genuine_openid_token() {
-    let server = Server::start(Engine::Sqlite).await;
+async fn tokens_are_for_members_with_a_genuine_openid_token(engine: Engine) {
+    let server = Server::start(engine).await;
     let (room_id, members) = room_of(&server, &["member", "other"]).await;
     let service = "/livekit/jwt/sfu/get";
     let anonymous = server.client();
 
-    let mut forged = request(&members[0], &room_id).await;
+    let mut forged = members[0].call_request(&room_id).await;
     forged["openid_token"]["access_token"] = json!("not-a-token-of-this-server");
     let answer = anonymous.request(Method::POST, service, Some(&forged)).await;
     assert_eq!(
@@ -129,7 +86,7 @@ async fn tokens_are_for_members_with_a_genuine_openid_token() {
 
     let outsider = server.client().register("outsider").await;
     let answer = anonymous
-        .request(Method::POST, service, Some(&request(&outsider, &room_id).await))
+        .request(Method::POST, service, Some(&outsider.call_request(&room_id).await))
         .await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN, "{}", answer.body);
 
@@ -138,3 +95,8 @@ async fn tokens_are_for_members_with_a_genuine_openid_token() {
         .await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.body);
 }
+
+on_both_engines!(
+    browsers_and_the_python_sdk_hear_and_see_each_other,
+    tokens_are_for_members_with_a_genuine_openid_token,
+);

@@ -14,7 +14,7 @@ use matrix_sdk::{
         events::room::message::{MessageType, OriginalSyncRoomMessageEvent, RoomMessageEventContent},
     },
 };
-use system_tests::{Engine, PASSWORD, Server, eventually};
+use system_tests::{Engine, PASSWORD, Server, escape, eventually, on_both_engines};
 use tokio::sync::mpsc;
 
 /// A message as the recipient's handler got it: decrypted.
@@ -80,7 +80,7 @@ async fn next_heard(client: &Client, heard: &mut Heard) -> (OwnedRoomId, String)
     .await
 }
 
-async fn encrypted_conversation(engine: Engine) {
+async fn two_users_talk_encrypted(engine: Engine) {
     let server = Server::start(engine).await;
     let (frida, mut frida_hears) = signed_in(&server, "frida").await;
     let (gustav, mut gustav_hears) = signed_in(&server, "gustav").await;
@@ -127,14 +127,17 @@ async fn encrypted_conversation(engine: Engine) {
         .expect("a member may send");
     let (_, text) = next_heard(&frida, &mut frida_hears).await;
     assert_eq!(text, "all of us");
+
+    // What the server has is ciphertext.
+    let other_device = server.client().login("gustav", PASSWORD).await;
+    let path = format!(
+        "/_matrix/client/v3/rooms/{}/messages?dir=b&limit=100",
+        escape(room.room_id().as_str())
+    );
+    let page = other_device.ask(reqwest::Method::GET, &path, None).await;
+    let events = page["chunk"].as_array().expect("a page lists events");
+    let count = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
+    assert_eq!((count("m.room.encrypted"), count("m.room.message")), (2, 0), "{page}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_users_talk_encrypted_on_sqlite() {
-    encrypted_conversation(Engine::Sqlite).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_users_talk_encrypted_on_postgres() {
-    encrypted_conversation(Engine::Postgres).await;
-}
+on_both_engines!(two_users_talk_encrypted);
