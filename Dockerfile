@@ -4,7 +4,7 @@
 #   docker build -t longhouse .
 #   docker run --network host -v longhouse:/data -e LONGHOUSE_SERVER_NAME=example.org longhouse
 
-FROM rust:1-slim-bookworm AS build
+FROM rust:1.94-slim-bookworm AS build
 # C compiler and cmake: aws-lc and SQLite are compiled from source.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends build-essential cmake \
@@ -21,7 +21,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --release --locked --package longhouse \
     && cp target/release/longhouse /usr/local/bin/longhouse
 
-FROM debian:bookworm-slim
+FROM debian:12.12-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
