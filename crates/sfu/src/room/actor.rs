@@ -83,6 +83,9 @@ pub(crate) struct Room {
     pub(crate) told_counts: (u32, u32),
     /// Events the process did not take yet.
     untold: VecDeque<SfuEvent>,
+    /// Passes of the allocator: tests count work instead of time.
+    #[cfg(test)]
+    pub(crate) allocations: usize,
 }
 
 /// When what happens from time to time is due next.
@@ -136,6 +139,8 @@ impl Room {
             writer: Writer::default(),
             told_counts: (0, 0),
             untold: VecDeque::new(),
+            #[cfg(test)]
+            allocations: 0,
         }
     }
 
@@ -189,11 +194,17 @@ impl Room {
     }
 
     /// Carries out one command; breaks when it ended the room.
-    fn command(&mut self, command: Command, now: Instant) -> ControlFlow<()> {
+    pub(super) fn command(&mut self, command: Command, now: Instant) -> ControlFlow<()> {
         match command {
             Command::Join(join) => self.join(*join, now),
             Command::Signal { connection, message } => self.signal(connection, *message, now),
             Command::Closed { connection } => self.signal_closed(connection, now),
+            Command::Expel { connection } => {
+                if let Some(&key) = self.by_connection.get(&connection) {
+                    let farewell = leave(DisconnectReason::ParticipantRemoved, Action::Disconnect);
+                    self.remove(key, LeaveReason::Removed, Some(farewell), now);
+                }
+            }
             Command::Remove { identity, reason } => {
                 if let Some(&key) = self.by_identity.get(&identity) {
                     self.remove(key, LeaveReason::Removed, Some(leave(reason, Action::Disconnect)), now);

@@ -7,7 +7,7 @@ use livekit_protocol::{SessionDescription, signal_response::Message as SignalOut
 
 use super::{
     actor::{Room, Side},
-    negotiation::Carries,
+    negotiation::{Carries, Slot},
 };
 use crate::{
     media::codec::Codec,
@@ -87,8 +87,11 @@ impl Room {
             let Some(peer) = self.participants[key].subscriber.as_mut() else {
                 return;
             };
+            let full = peer.slots.len() + 1 >= sdp::MAX_SECTIONS;
             let mid = match peer.slots.assign(kind, subscription, |_| true) {
                 Some(slot) => slot.mid.clone(),
+                // What finds no place waits for one that becomes free.
+                None if full => continue,
                 None => peer
                     .slots
                     .add(kind, subscription, payloads(kind), extensions(kind))
@@ -141,7 +144,7 @@ impl Room {
         };
         let mut sections = vec![section(Kind::Application, DATA_MID)];
         for slot in peer.slots.iter() {
-            let outgoing = self.outgoing(key, peer, &slot.mid);
+            let outgoing = self.outgoing(key, slot);
             if let Some(outgoing) = &outgoing {
                 map.insert(slot.mid.clone(), outgoing.track.clone());
             }
@@ -193,28 +196,33 @@ impl Room {
             return Ok(());
         };
         peer.slots.answered();
-        let mut start = Vec::new();
-        for slot in peer.slots.iter() {
-            let Carries::Subscription(subscription) = slot.carries else {
-                continue;
-            };
-            let mut slot = slot.clone();
-            if let Some(section) = answer.section(&slot.mid).filter(|section| !section.rejected) {
-                slot.codecs = codecs::negotiate(section);
-                slot.extensions = codecs::extensions(section);
-                start.push((subscription, slot));
-            }
-        }
-        for (subscription, slot) in start {
-            let Some(entry) = self.participants[key].subscriptions.get(subscription) else {
-                continue;
-            };
-            if entry.down.is_none() {
-                let publication = entry.publication;
-                self.start_down_track(key, subscription, &slot, now);
+        let participant = &self.participants[key];
+        let slots = participant.subscriber.iter().flat_map(|peer| peer.slots.iter());
+        let started: Vec<(usize, Slot)> = slots
+            .filter_map(|slot| match slot.carries {
+                Carries::Subscription(subscription) => Some((subscription, slot)),
+                Carries::Nothing | Carries::Clearing => None,
+            })
+            .filter(|(subscription, _)| {
+                let entry = participant.subscriptions.get(*subscription);
+                entry.is_some_and(|entry| entry.down.is_none() && !entry.unsupported)
+            })
+            .map(|(subscription, slot)| (subscription, slot.clone()))
+            .collect();
+        let sections = sdp::by_mid(&answer);
+        for (subscription, mut slot) in started {
+            // A section that the client rejected carries nothing.
+            let section = sections.get(slot.mid.as_str()).filter(|section| !section.rejected);
+            slot.codecs = section.map(|section| codecs::negotiate(section)).unwrap_or_default();
+            slot.extensions = section.map(|section| codecs::extensions(section)).unwrap_or_default();
+            let publication = self.participants[key].subscriptions[subscription].publication;
+            if self.start_down_track(key, subscription, &slot) {
                 self.tell_subscribed(publication);
+            } else {
+                self.tell_unsupported(key, subscription);
             }
         }
+        self.allocate(key, now);
         self.touch(key, Side::Subscriber);
         if again {
             self.offer_subscriber(key, now);

@@ -301,27 +301,27 @@ impl Room {
         }
     }
 
-    /// A section carries the subscription from here on.
-    pub(crate) fn start_down_track(&mut self, key: usize, subscription: usize, slot: &Slot, now: Instant) {
+    /// A section carries the subscription from here on; false if it cannot. The caller allocates, once for all it starts.
+    pub(crate) fn start_down_track(&mut self, key: usize, subscription: usize, slot: &Slot) -> bool {
         let Self {
             participants,
             publications,
             ..
         } = self;
         let Some((peer, subscriptions, _)) = receiving_parts(&mut participants[key]) else {
-            return;
+            return false;
         };
         let Some(entry) = subscriptions.get_mut(subscription) else {
-            return;
+            return false;
         };
         let Some(publication) = publications.get_mut(entry.publication) else {
-            return;
+            return false;
         };
         let Some((codec, format)) = &publication.codec else {
-            return;
+            return false;
         };
         let Some(negotiated) = codecs::matching(&slot.codecs, *codec, format) else {
-            return;
+            return false;
         };
         let mut extensions = ExtensionMap::default();
         for extension in &slot.extensions {
@@ -341,19 +341,19 @@ impl Room {
         peer.outgoing.subscriptions.insert(entry.ssrc, subscription);
         peer.outgoing.subscriptions.insert(entry.rtx_ssrc, subscription);
         publication.subscribers.push((key, subscription));
-        self.apply_settings(key, subscription, now);
+        true
     }
 
-    /// Forgets the SSRCs of a subscription that ended or lost its section.
+    /// Forgets the SSRCs of a subscription that ends or lost its section.
     pub(crate) fn stop_down_track(&mut self, key: usize, subscription: usize) {
-        if let Some(peer) = self.participants[key].receiving() {
-            peer.outgoing.subscriptions.retain(|_, known| *known != subscription);
+        let Some((peer, subscriptions, _)) = receiving_parts(&mut self.participants[key]) else {
+            return;
+        };
+        if let Some(entry) = subscriptions.get_mut(subscription) {
+            entry.down = None;
+            peer.outgoing.subscriptions.remove(&entry.ssrc);
+            peer.outgoing.subscriptions.remove(&entry.rtx_ssrc);
         }
-    }
-
-    /// What the client shows of a track changed, or the track itself did.
-    pub(crate) fn apply_settings(&mut self, key: usize, _subscription: usize, now: Instant) {
-        self.allocate(key, now);
     }
 
     pub(crate) fn allocate_everybody(&mut self, now: Instant) {
@@ -364,7 +364,11 @@ impl Room {
     }
 
     /// Spreads what a client's connection carries over the videos it shows.
-    fn allocate(&mut self, key: usize, now: Instant) {
+    pub(crate) fn allocate(&mut self, key: usize, now: Instant) {
+        #[cfg(test)]
+        {
+            self.allocations += 1;
+        }
         let Self {
             participants,
             publications,

@@ -32,7 +32,7 @@ pub(crate) use registry::{RoomLink, Rooms};
 
 use crate::{
     ParticipantSummary,
-    signal::{connection::Outbound, join::JoinParameters},
+    signal::{join::JoinParameters, outbound::Outbound},
 };
 
 /// Names one signalling connection within the process.
@@ -67,6 +67,8 @@ pub(crate) enum Command {
     },
     /// A signalling connection ended.
     Closed { connection: ConnectionId },
+    /// Remove the participant of this connection, which does not keep to the limits.
+    Expel { connection: ConnectionId },
     /// Remove the participant of this identity.
     Remove { identity: String, reason: DisconnectReason },
     /// Who is here.

@@ -4,6 +4,8 @@
 //! offered to receive in, and the client is asked for missing ones (`media_sections_requirement`). Pure; knows neither text
 //! nor tracks.
 
+use std::collections::HashMap;
+
 use livekit_protocol::MediaSectionsRequirement;
 
 use crate::sdp::{
@@ -40,7 +42,9 @@ pub(crate) struct Slot {
 /// The sections of one client.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
+    /// In the order of the descriptions.
     slots: Vec<Slot>,
+    by_mid: HashMap<String, usize>,
     /// Sections asked for and not offered yet.
     asked: [usize; 2],
     /// A plain new offer was asked for.
@@ -56,43 +60,48 @@ fn index(kind: Kind) -> Option<usize> {
 }
 
 impl Slots {
-    /// Takes in an offer. Returns the subscriptions that lost their section.
+    /// Takes in an offer: from here on the sections are those it has. Returns the subscriptions that lost their section.
     pub(crate) fn offered(&mut self, offer: &Description) -> Vec<usize> {
         self.asked_again = false;
         let mut lost = Vec::new();
+        let mut before: HashMap<String, Slot> = std::mem::take(&mut self.slots)
+            .into_iter()
+            .map(|slot| (slot.mid.clone(), slot))
+            .collect();
+        self.by_mid.clear();
         for section in &offer.sections {
             let Some(kind) = index(section.kind) else { continue };
             let receives = section.direction.receives() && !section.rejected;
-            let codecs = codecs::negotiate(section);
-            let extensions = codecs::extensions(section);
-            match self.slots.iter_mut().find(|slot| slot.mid == section.mid) {
-                Some(slot) => {
-                    if !receives && let Carries::Subscription(key) = slot.carries {
-                        lost.push(key);
-                        slot.carries = Carries::Nothing;
-                    }
-                    // A section may be recycled for another kind (RFC 8829 §5.2.2).
-                    slot.kind = section.kind;
-                    slot.receives = receives;
-                    (slot.codecs, slot.extensions) = (codecs, extensions);
-                }
-                None => {
-                    if receives {
-                        self.asked[kind] = self.asked[kind].saturating_sub(1);
-                    }
-                    self.slots.push(Slot {
-                        mid: section.mid.clone(),
-                        kind: section.kind,
-                        receives,
-                        carries: Carries::Nothing,
-                        reused: false,
-                        codecs,
-                        extensions,
-                    });
-                }
+            let known = before.remove(&section.mid);
+            if known.is_none() && receives {
+                self.asked[kind] = self.asked[kind].saturating_sub(1);
             }
+            let (mut carries, reused) = known.map_or((Carries::Nothing, false), |slot| (slot.carries, slot.reused));
+            if !receives && let Carries::Subscription(key) = carries {
+                lost.push(key);
+                carries = Carries::Nothing;
+            }
+            self.push(Slot {
+                mid: section.mid.clone(),
+                // A section may be recycled for another kind (RFC 8829 §5.2.2).
+                kind: section.kind,
+                receives,
+                carries,
+                reused,
+                codecs: codecs::negotiate(section),
+                extensions: codecs::extensions(section),
+            });
         }
+        lost.extend(before.into_values().filter_map(|slot| match slot.carries {
+            Carries::Subscription(key) => Some(key),
+            Carries::Nothing | Carries::Clearing => None,
+        }));
         lost
+    }
+
+    fn push(&mut self, slot: Slot) {
+        self.by_mid.insert(slot.mid.clone(), self.slots.len());
+        self.slots.push(slot);
     }
 
     /// Gives `subscription` a free section of `kind` that accepts it.
@@ -115,7 +124,7 @@ impl Slots {
     ) -> &Slot {
         let mid = self.slots.len().to_string();
         let carries = Carries::Subscription(subscription);
-        self.slots.push(Slot {
+        self.push(Slot {
             mid,
             kind,
             receives: true,
@@ -125,6 +134,11 @@ impl Slots {
             extensions,
         });
         self.slots.last().expect("just pushed")
+    }
+
+    /// How many sections there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
     }
 
     /// Every section, in order.
@@ -167,7 +181,7 @@ impl Slots {
 
     /// The section of this name.
     pub(crate) fn slot(&self, mid: &str) -> Option<&Slot> {
-        self.slots.iter().find(|slot| slot.mid == mid)
+        self.by_mid.get(mid).map(|slot| &self.slots[*slot])
     }
 
     /// What to ask the client for when so many subscriptions of each kind wait for a section. Does not ask twice.
@@ -286,6 +300,26 @@ mod tests {
         assert_eq!(slots.offered(&offer(&[("audio", "inactive")])), [3]);
         assert_eq!(slots.slot("0").unwrap().carries, Carries::Nothing);
         assert_eq!(numbers(slots.requirement(1, 0)), Some((1, 0)));
+    }
+
+    #[test]
+    fn sections_that_are_gone_are_forgotten_with_what_they_carried() {
+        let renamed = |prefix: &str| {
+            let mut offer = offer(&[("audio", "recvonly"), ("video", "recvonly")]);
+            for section in &mut offer.sections {
+                section.mid.insert_str(0, prefix);
+            }
+            offer
+        };
+        let mut slots = Slots::default();
+        slots.offered(&renamed("a"));
+        take(&mut slots, Kind::Video, 7).unwrap();
+        for round in 0..100 {
+            let lost = slots.offered(&renamed(&round.to_string()));
+            assert_eq!(lost, if round == 0 { vec![7] } else { vec![] });
+            assert_eq!(slots.len(), 2);
+        }
+        assert!(slots.slot("a1").is_none());
     }
 
     #[test]

@@ -1,15 +1,23 @@
 //! Offers and answers of a participant: takes the client's description in, finds its tracks, fills free sections with what
 //! it subscribed to, and writes the answer.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use livekit_protocol::{SessionDescription, signal_response::Message as SignalOut};
 
-use super::{actor::Room, negotiation::Carries, participant::Peer, publication::Publication};
+use super::{
+    actor::Room,
+    negotiation::{Carries, Slot},
+    participant::Peer,
+    publication::Publication,
+};
 use crate::{
     clock,
     sdp::{
-        self, Description, Direction, Kind, Local, LocalSection, OutgoingMedia, SdpError, Section, Setup,
+        self, Description, Direction, Kind, Local, LocalSection, OutgoingMedia, SdpError, Section, Setup, by_mid,
         codecs::{self, Negotiated},
     },
     transport::{DtlsRole, IceCredentials, IceMode, PeerParams, PeerTransport, RemoteParams},
@@ -34,8 +42,8 @@ impl Room {
         self.unbind_ended(key, &offer, now);
         let peer = self.participants[key].publisher.as_mut().expect("created above");
         let lost = peer.slots.offered(&offer);
-        for slot in &offer.sections {
-            peer.incoming.learn_extensions(&codecs::extensions(slot));
+        for slot in peer.slots.iter() {
+            peer.incoming.learn_extensions(&slot.extensions);
         }
         peer.remote = Some(offer);
         for subscription in lost {
@@ -106,6 +114,7 @@ impl Room {
 
     /// Tracks whose section no longer sends are over.
     fn unbind_ended(&mut self, key: usize, offer: &Description, now: Instant) {
+        let sections = by_mid(offer);
         let ended: Vec<usize> = self.participants[key]
             .publications
             .iter()
@@ -113,7 +122,7 @@ impl Room {
             .filter(|publication| {
                 let publication = &self.publications[*publication];
                 publication.is_announced()
-                    && offer.section(&publication.info.mid).is_none_or(|section| {
+                    && sections.get(publication.info.mid.as_str()).is_none_or(|section| {
                         let renamed = !publication.is_named_in(section)
                             && section.msid.is_some()
                             && self.names_another(key, publication, section);
@@ -135,52 +144,71 @@ impl Room {
 
     /// Finds the announced tracks in the sections of the last offer. Returns those newly found.
     fn bind_publications(&mut self, key: usize) -> Vec<usize> {
+        // Out of its place while it is read: binding changes what stands beside it.
         let Some(offer) = self.participants[key]
             .publisher
-            .as_ref()
-            .and_then(|peer| peer.remote.clone())
+            .as_mut()
+            .and_then(|peer| peer.remote.take())
         else {
             return Vec::new();
         };
-        let taken = |room: &Self, mid: &str| {
-            room.participants[key].publications.iter().any(|publication| {
-                room.publications[*publication].is_announced() && room.publications[*publication].info.mid == mid
-            })
-        };
+        let bound = self.bind_in(key, &offer);
+        if let Some(peer) = self.participants[key].publisher.as_mut() {
+            peer.remote = Some(offer);
+        }
+        bound
+    }
+
+    fn bind_in(&mut self, key: usize, offer: &Description) -> Vec<usize> {
+        let mut unbound = [Kind::Audio, Kind::Video].map(|kind| self.unbound(key, kind));
         let mut bound = Vec::new();
+        if unbound.iter().all(Vec::is_empty) {
+            return bound;
+        }
+        let taken: HashSet<String> = self.participants[key]
+            .publications
+            .iter()
+            .map(|publication| &self.publications[*publication])
+            .filter(|publication| publication.is_announced())
+            .map(|publication| publication.info.mid.clone())
+            .collect();
+        let named: HashSet<(Kind, &str)> = offer
+            .sections
+            .iter()
+            .filter_map(|section| Some((section.kind, section.msid.as_ref()?.1.as_str())))
+            .collect();
         let sending = |section: &&Section| section.direction.sends() && !section.rejected;
         for section in offer.sections.iter().filter(sending) {
-            if taken(self, &section.mid) {
+            let candidates = match section.kind {
+                Kind::Audio => &mut unbound[0],
+                Kind::Video => &mut unbound[1],
+                Kind::Application | Kind::Other => continue,
+            };
+            if candidates.is_empty() || taken.contains(&section.mid) {
                 continue;
             }
-            let candidates = self.unbound(key, section.kind);
-            let named = candidates
+            let by_name = candidates
                 .iter()
-                .copied()
-                .find(|publication| self.publications[*publication].is_named_in(section));
-            // Firefox may send other names than it announced: the only one of its kind is meant.
-            let publication = named.or(match candidates.as_slice() {
-                [only] if !self.named_elsewhere(*only, &offer, &section.mid) => Some(*only),
+                .position(|publication| self.publications[*publication].is_named_in(section));
+            // Firefox may send other names than it announced: the only one of its kind is meant, unless a section has
+            // its name.
+            let found = by_name.or_else(|| match candidates.as_slice() {
+                [only] if !self.publications[*only].is_named_among(&named) => Some(0),
                 _ => None,
             });
-            let Some(publication) = publication else { continue };
-            if named.is_none()
+            let Some(found) = found else { continue };
+            let publication = candidates[found];
+            if by_name.is_none()
                 && let Some((_, track)) = &section.msid
             {
                 self.publications[publication].cids.push(track.clone());
             }
             if self.bind(key, publication, section) {
+                candidates.remove(found);
                 bound.push(publication);
             }
         }
         bound
-    }
-
-    fn named_elsewhere(&self, publication: usize, offer: &Description, mid: &str) -> bool {
-        offer
-            .sections
-            .iter()
-            .any(|section| section.mid != mid && self.publications[publication].is_named_in(section))
     }
 
     /// Tracks announced after the offer that carries them.
@@ -200,21 +228,26 @@ impl Room {
         else {
             return (String::new(), map);
         };
-        let bundled = |mid: &str| offer.bundle.is_empty() || offer.bundle.iter().any(|name| name == mid);
+        let bundle: HashSet<&str> = offer.bundle.iter().map(String::as_str).collect();
+        let bundled = |mid: &str| bundle.is_empty() || bundle.contains(mid);
+        let published: HashMap<&str, &Publication> = participant
+            .publications
+            .iter()
+            .map(|publication| &self.publications[*publication])
+            .filter(|publication| publication.is_announced())
+            .map(|publication| (publication.info.mid.as_str(), publication))
+            .collect();
         let sections = offer
             .sections
             .iter()
             .map(|section| {
-                let bound = participant
-                    .publications
-                    .iter()
-                    .map(|publication| &self.publications[*publication])
-                    .find(|publication| publication.is_announced() && publication.info.mid == section.mid);
-                let outgoing = self.outgoing(key, peer, &section.mid);
+                let slot = peer.slots.slot(&section.mid);
+                let outgoing = slot.and_then(|slot| self.outgoing(key, slot));
                 if let Some(outgoing) = &outgoing {
                     map.insert(section.mid.clone(), outgoing.track.clone());
                 }
-                answer_section(section, bound, outgoing, bundled(&section.mid))
+                let bound = published.get(section.mid.as_str()).copied();
+                answer_section(section, slot, bound, outgoing, bundled(&section.mid))
             })
             .collect();
         let local = Local {
@@ -240,9 +273,8 @@ impl Room {
         (text, map)
     }
 
-    /// What is sent to the client in the section `mid`.
-    pub(crate) fn outgoing(&self, key: usize, peer: &Peer, mid: &str) -> Option<OutgoingMedia> {
-        let slot = peer.slots.slot(mid)?;
+    /// What is sent to the client in a section.
+    pub(crate) fn outgoing(&self, key: usize, slot: &Slot) -> Option<OutgoingMedia> {
         let Carries::Subscription(subscription) = slot.carries else {
             return None;
         };
@@ -268,18 +300,20 @@ impl Room {
 
 fn answer_section(
     section: &Section,
+    slot: Option<&Slot>,
     bound: Option<&Publication>,
     outgoing: Option<OutgoingMedia>,
     bundled: bool,
 ) -> LocalSection {
-    let mut payloads = codecs::negotiate(section);
-    if let Some((codec, format)) = bound.and_then(|publication| publication.codec.as_ref()) {
+    let negotiated = slot.map_or(&[][..], |slot| &slot.codecs);
+    let payloads = match bound.and_then(|publication| publication.codec.as_ref()) {
         // A published track uses one codec, so that receivers know it.
-        payloads = codecs::matching(&payloads, *codec, format)
+        Some((codec, format)) => codecs::matching(negotiated, *codec, format)
             .cloned()
             .into_iter()
-            .collect();
-    }
+            .collect(),
+        None => negotiated.to_vec(),
+    };
     let usable = match section.kind {
         Kind::Application => section.protocol.contains("SCTP"),
         Kind::Audio | Kind::Video => !payloads.is_empty(),
@@ -302,7 +336,7 @@ fn answer_section(
             .filter(|p| p.kind == Kind::Audio)
             .map(|publication| publication.opus_format(&opus)),
         payloads,
-        extensions: codecs::extensions(section),
+        extensions: slot.map(|slot| slot.extensions.clone()).unwrap_or_default(),
         receive_rids: if section.direction.sends() {
             section.send_rids.clone()
         } else {

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock,
     sdp::Description,
-    signal::{connection::Outbound, join::JoinParameters},
+    signal::{join::JoinParameters, outbound::Outbound},
     transport::{ChannelId, ConnectionKey, IceCredentials, PeerTransport, Registration},
 };
 

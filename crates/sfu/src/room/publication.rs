@@ -1,5 +1,7 @@
 //! A published track as its participant announced it, and how it is found in an offer.
 
+use std::collections::HashSet;
+
 use livekit_protocol::{
     AddTrackRequest, SimulcastCodecInfo, TrackInfo, TrackSource, TrackType, VideoLayer, VideoQuality,
 };
@@ -187,6 +189,11 @@ impl Publication {
                 .msid
                 .as_ref()
                 .is_some_and(|(_, track)| self.cids.iter().any(|cid| cid == track))
+    }
+
+    /// Whether any of these track names, each with its kind, is plainly this track's.
+    pub(crate) fn is_named_among(&self, names: &HashSet<(Kind, &str)>) -> bool {
+        self.cids.iter().any(|cid| names.contains(&(self.kind, cid.as_str())))
     }
 
     /// The stream part of the msid under which receivers get the track.

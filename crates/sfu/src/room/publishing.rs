@@ -18,13 +18,16 @@ use crate::{
 impl Room {
     /// Gives a track the section that sends it; false if none of its codecs is forwarded.
     pub(crate) fn bind(&mut self, key: usize, publication: usize, section: &Section) -> bool {
-        let negotiated = codecs::negotiate(section);
+        let Some(peer) = self.participants[key].publisher.as_mut() else {
+            return false;
+        };
+        let Some(slot) = peer.slots.slot(&section.mid) else {
+            return false;
+        };
+        let negotiated = &slot.codecs;
         let entry = &mut self.publications[publication];
         let declared = |candidate: &&codecs::Negotiated| entry.declared.is_none_or(|codec| codec == candidate.codec);
         let Some(chosen) = negotiated.iter().find(declared).or(negotiated.first()) else {
-            return false;
-        };
-        let Some(peer) = self.participants[key].publisher.as_mut() else {
             return false;
         };
         let mime = codecs::mime(chosen.codec).to_owned();
@@ -42,8 +45,7 @@ impl Room {
         entry.up = Some(UpTrack::new(chosen.codec, rids.layer_count()));
 
         let incoming = &mut peer.incoming;
-        incoming.learn_extensions(&codecs::extensions(section));
-        for (number, format) in payload_formats(&negotiated) {
+        for (number, format) in payload_formats(negotiated) {
             incoming.payload_types.set(number, format);
         }
         entry.extensions = incoming.extensions.clone();

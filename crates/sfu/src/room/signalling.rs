@@ -221,7 +221,7 @@ impl Room {
         self.participants[key].send(super::actor::update(present.into_iter().chain(gone).collect()));
         self.refresh_token(key, now);
         if let Some(state) = join.parameters.sync_state {
-            self.sync_state(key, state);
+            self.sync_state(key, &state, now);
         }
         if let Some(offer) = join.parameters.offer {
             self.offer(key, offer, now);
@@ -248,7 +248,7 @@ impl Room {
             SignalIn::Subscription(request) => self.change_subscriptions(key, &request, now),
             SignalIn::TrackSetting(settings) => self.track_settings(key, &settings, now),
             SignalIn::Leave(_) => self.remove(key, LeaveReason::Left, None, now),
-            SignalIn::SyncState(state) => self.sync_state(key, state),
+            SignalIn::SyncState(state) => self.sync_state(key, &state, now),
             SignalIn::Ping(_) => self.participants[key].send(SignalOut::Pong(clock::unix_millis())),
             SignalIn::PingReq(ping) => self.participants[key].send(SignalOut::PongResp(Pong {
                 last_ping_timestamp: ping.timestamp,

@@ -15,6 +15,9 @@ use crate::{
     sdp::{Kind, codecs},
 };
 
+/// Most tracks taken from one request.
+const MAX_NAMED: usize = 1024;
+
 /// How a client shows a track.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -112,8 +115,8 @@ impl Room {
         if let Some(peer) = participant.receiving() {
             peer.slots.release(subscription);
         }
-        participant.subscriptions.remove(subscription);
         self.stop_down_track(key, subscription);
+        self.participants[key].subscriptions.remove(subscription);
         if let Some(publication) = self.publications.get_mut(publication) {
             publication.subscribers.retain(|entry| *entry != (key, subscription));
         }
@@ -126,7 +129,6 @@ impl Room {
             return;
         };
         entry.mid = None;
-        entry.down = None;
         let publication = entry.publication;
         self.stop_down_track(key, subscription);
         if let Some(publication) = self.publications.get_mut(publication) {
@@ -136,6 +138,7 @@ impl Room {
 
     /// Gives free sections to waiting subscriptions.
     pub(crate) fn assign_sections(&mut self, key: usize, now: Instant) {
+        let mut started = false;
         for subscription in self.waiting(key) {
             let entry = &self.participants[key].subscriptions[subscription];
             let (publication, kind) = (entry.publication, entry.kind);
@@ -143,21 +146,33 @@ impl Room {
                 continue;
             };
             let Some(peer) = self.participants[key].receiving() else {
-                return;
+                break;
             };
             let fits = |slot: &super::negotiation::Slot| codecs::matching(&slot.codecs, codec, &format).is_some();
             if let Some(slot) = peer.slots.assign(kind, subscription, fits).cloned() {
                 self.participants[key].subscriptions[subscription].mid = Some(slot.mid.clone());
-                self.start_down_track(key, subscription, &slot, now);
+                started |= self.start_down_track(key, subscription, &slot);
                 self.tell_subscribed(publication);
             } else if peer.slots.cannot_carry(kind, fits) {
-                let track_sid = self.publications[publication].sid().to_owned();
-                let participant = &mut self.participants[key];
-                participant.subscriptions[subscription].unsupported = true;
-                let err = SubscriptionError::SeCodecUnsupported as i32;
-                participant.send(SignalOut::SubscriptionResponse(SubscriptionResponse { track_sid, err }));
+                self.tell_unsupported(key, subscription);
             }
         }
+        if started {
+            self.allocate(key, now);
+        }
+    }
+
+    /// The client cannot decode the track, and learns so.
+    pub(crate) fn tell_unsupported(&mut self, key: usize, subscription: usize) {
+        let participant = &mut self.participants[key];
+        if let Some(peer) = participant.receiving() {
+            peer.slots.release(subscription);
+        }
+        let entry = &mut participant.subscriptions[subscription];
+        (entry.unsupported, entry.mid) = (true, None);
+        let track_sid = self.publications[entry.publication].sid().to_owned();
+        let err = SubscriptionError::SeCodecUnsupported as i32;
+        participant.send(SignalOut::SubscriptionResponse(SubscriptionResponse { track_sid, err }));
     }
 
     /// Subscriptions without a section, oldest first.
@@ -219,7 +234,7 @@ impl Room {
                 .flat_map(|participant| &participant.track_sids),
         );
         let publications: Vec<usize> = sids
-            .take(1024)
+            .take(MAX_NAMED)
             .filter_map(|sid| self.by_track_sid.get(sid).copied())
             .collect();
         for publication in publications {
@@ -242,28 +257,35 @@ impl Room {
             height: request.height,
             priority: request.priority,
         };
-        for sid in request.track_sids.iter().take(1024) {
-            let Some(publication) = self.by_track_sid.get(sid).copied() else {
-                continue;
-            };
-            let participant = &mut self.participants[key];
-            let Some(&subscription) = participant.subscribed.get(&publication) else {
-                continue;
-            };
-            participant.subscriptions[subscription].settings = settings;
-            self.apply_settings(key, subscription, now);
+        let mut changed = false;
+        for sid in request.track_sids.iter().take(MAX_NAMED) {
+            if let Some(entry) = self.subscription_to(key, sid) {
+                changed |= std::mem::replace(&mut entry.settings, settings) != settings;
+            }
+        }
+        if changed {
+            self.allocate(key, now);
         }
     }
 
+    /// What participant `key` receives of the track named `sid`.
+    fn subscription_to(&mut self, key: usize, sid: &str) -> Option<&mut Subscription> {
+        let publication = self.by_track_sid.get(sid)?;
+        let participant = &mut self.participants[key];
+        let subscription = *participant.subscribed.get(publication)?;
+        participant.subscriptions.get_mut(subscription)
+    }
+
     /// `sync_state`: what a client that resumed believes.
-    pub(crate) fn sync_state(&mut self, key: usize, state: SyncState) {
-        for sid in state.track_sids_disabled.iter().take(1024) {
-            if let Some(publication) = self.by_track_sid.get(sid)
-                && let Some(subscription) = self.participants[key].subscribed.get(publication).copied()
-            {
-                self.participants[key].subscriptions[subscription].settings.disabled = true;
-                self.apply_settings(key, subscription, clock::now());
+    pub(crate) fn sync_state(&mut self, key: usize, state: &SyncState, now: Instant) {
+        let mut changed = false;
+        for sid in state.track_sids_disabled.iter().take(MAX_NAMED) {
+            if let Some(entry) = self.subscription_to(key, sid) {
+                changed |= !std::mem::replace(&mut entry.settings.disabled, true);
             }
+        }
+        if changed {
+            self.allocate(key, now);
         }
     }
 }

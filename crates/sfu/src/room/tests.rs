@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use credentials::livekit::{ApiKey, Claims, RoomGrant};
 use livekit_protocol::{
     AddTrackRequest, DisconnectReason, LeaveRequest, MuteTrackRequest, ParticipantInfo, SessionDescription,
-    TrackSource, TrackType, UpdateParticipantMetadata, leave_request::Action, participant_info,
+    TrackSource, TrackType, UpdateParticipantMetadata, UpdateTrackSettings, leave_request::Action, participant_info,
     request_response::Reason, signal_request::Message as SignalIn, signal_response::Message as SignalOut,
 };
 use tokio::sync::mpsc;
@@ -14,7 +14,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{ConnectionId, Join, actor::Room};
 use crate::{
     Config, Environment, LeaveReason, SfuEvent, clock,
-    signal::join::JoinParameters,
+    signal::{
+        join::JoinParameters,
+        outbound::{self, Answers},
+    },
     transport::{Certificate, Mux, MuxConfig},
 };
 
@@ -28,12 +31,12 @@ struct Bench {
 
 struct Client {
     connection: ConnectionId,
-    inbox: mpsc::Receiver<SignalOut>,
+    inbox: Answers,
 }
 
 impl Client {
     fn messages(&mut self) -> Vec<SignalOut> {
-        std::iter::from_fn(|| self.inbox.try_recv().ok()).collect()
+        std::iter::from_fn(|| self.inbox.try_recv()).collect()
     }
 }
 
@@ -71,7 +74,7 @@ impl Bench {
     }
 
     fn join_as(&mut self, identity: &str, grant: RoomGrant, change: impl FnOnce(&mut JoinParameters)) -> Client {
-        let (outbound, inbox) = mpsc::channel(64);
+        let (outbound, inbox) = outbound::queue();
         let connection = ConnectionId::next();
         let claims = Claims {
             identity: identity.into(),
@@ -427,4 +430,90 @@ async fn a_broken_offer_ends_the_session_and_nothing_else() {
     assert_eq!(left(&alice.messages()).unwrap().1, Action::Reconnect as i32);
     assert_eq!(bench.room.participants.len(), 1);
     bench.request(&bob, SignalIn::Ping(1));
+}
+
+/// Alice publishes so many tracks, whose names are returned, and Bob is ready to receive them.
+async fn many_tracks(count: usize) -> (Bench, Vec<String>, Client) {
+    let mut bench = Bench::new().await;
+    let mut alice = bench.join("alice");
+    let sections: Vec<String> = (0..count)
+        .map(|track| format!("audio sendonly msid:s_mic{track}"))
+        .collect();
+    bench.request(&alice, offer(&sections.iter().map(String::as_str).collect::<Vec<_>>()));
+    let mut sids = Vec::new();
+    for track in 0..count {
+        alice.messages();
+        bench.request(&alice, SignalIn::AddTrack(microphone(&format!("mic{track}"))));
+        sids.extend(alice.messages().into_iter().find_map(|message| match message {
+            SignalOut::TrackPublished(published) => published.track.map(|track| track.sid),
+            _ => None,
+        }));
+    }
+    let bob = bench.join("bob");
+    let key = bench.room.by_identity["bob"];
+    bench.room.participants[key].stage = super::participant::Stage::Active;
+    (bench, sids, bob)
+}
+
+#[tokio::test]
+async fn a_description_is_negotiated_once_however_many_tracks_it_carries() {
+    let mut bench = Bench::new().await;
+    let alice = bench.join("alice");
+    let mut sections = vec!["video recvonly".to_owned(); 200];
+    sections.extend((0..30).map(|track| format!("audio sendonly msid:s_mic{track}")));
+    let sections: Vec<&str> = sections.iter().map(String::as_str).collect();
+    crate::sdp::codecs::work::take();
+    bench.request(&alice, offer(&sections));
+    assert_eq!(crate::sdp::codecs::work::take(), 230, "once for each section");
+    for track in 0..30 {
+        bench.request(&alice, SignalIn::AddTrack(microphone(&format!("mic{track}"))));
+    }
+    assert_eq!(crate::sdp::codecs::work::take(), 0, "not again for every announcement");
+    let key = bench.room.by_identity["alice"];
+    assert_eq!(bench.room.participant_info(key).tracks.len(), 30);
+    bench.request(&alice, offer(&sections[..1]));
+    let slots = &bench.room.participants[key].publisher.as_ref().unwrap().slots;
+    assert_eq!(slots.len(), 1, "sections that are gone are forgotten");
+}
+
+#[tokio::test]
+async fn one_request_or_offer_is_one_pass_of_the_allocator() {
+    let (mut bench, sids, mut bob) = many_tracks(30).await;
+    bench.request(&bob, offer(&["video recvonly"]));
+    bench.room.subscribe_to_all(bench.room.by_identity["bob"], clock::now());
+    bench.room.allocations = 0;
+    bench.request(&bob, offer(&["audio recvonly"; 30]));
+    assert_eq!(bench.room.allocations, 1);
+    let answers = bob.messages();
+    let map = answers.iter().find_map(|message| match message {
+        SignalOut::Answer(answer) if answer.mid_to_track_id.len() == 30 => Some(&answer.mid_to_track_id),
+        _ => None,
+    });
+    assert!(map.is_some(), "every track has its section: {answers:?}");
+
+    let hide = |disabled| {
+        SignalIn::TrackSetting(UpdateTrackSettings {
+            track_sids: sids.clone(),
+            disabled,
+            ..UpdateTrackSettings::default()
+        })
+    };
+    bench.request(&bob, hide(true));
+    assert_eq!(bench.room.allocations, 2);
+    bench.request(&bob, hide(true));
+    assert_eq!(bench.room.allocations, 2, "nothing changed");
+}
+
+#[tokio::test]
+async fn whoever_does_not_keep_to_the_limits_is_told_and_taken_out() {
+    let mut bench = Bench::new().await;
+    let (mut alice, _bob) = (bench.join("alice"), bench.join("bob"));
+    alice.messages();
+    let expel = super::Command::Expel {
+        connection: alice.connection,
+    };
+    assert!(bench.room.command(expel, clock::now()).is_continue());
+    let reason = (DisconnectReason::ParticipantRemoved as i32, Action::Disconnect as i32);
+    assert_eq!(left(&alice.messages()), Some(reason));
+    assert_eq!(bench.room.participants.len(), 1);
 }

@@ -85,8 +85,22 @@ pub struct Negotiated {
     pub rtx: Option<Payload>,
 }
 
-/// The payload types of `section` that are forwarded, in the order offered.
+/// The payload types of `section` that are forwarded, in the order offered. Looks at each payload type twice, however many
+/// there are.
 pub fn negotiate(section: &Section) -> Vec<Negotiated> {
+    #[cfg(test)]
+    work::count();
+    // Which payload type repairs which (RFC 4588 §8.6), by the number of the repaired.
+    let mut repairs: [Option<&Payload>; 256] = [None; 256];
+    for payload in section
+        .payloads
+        .iter()
+        .filter(|payload| payload.name.eq_ignore_ascii_case("rtx"))
+    {
+        if let Some(number) = payload.parameter("apt").and_then(|apt| apt.parse::<u8>().ok()) {
+            repairs[usize::from(number)].get_or_insert(payload);
+        }
+    }
     let known = if section.kind == Kind::Audio {
         AUDIO_FEEDBACK
     } else {
@@ -99,12 +113,7 @@ pub fn negotiate(section: &Section) -> Vec<Negotiated> {
             let codec = named(&offered.name).filter(|codec| kind(*codec) == section.kind)?;
             let mut payload = offered.clone();
             payload.feedback.retain(|feedback| known.contains(&feedback.as_str()));
-            let number = offered.number.to_string();
-            let rtx = section
-                .payloads
-                .iter()
-                .find(|other| other.name.eq_ignore_ascii_case("rtx") && other.parameter("apt") == Some(number.as_str()))
-                .cloned();
+            let rtx = repairs[usize::from(offered.number)].cloned();
             Some(Negotiated { codec, payload, rtx })
         })
         .collect()
@@ -161,4 +170,23 @@ pub fn extensions(section: &Section) -> Vec<Extension> {
         .filter(|extension| known.contains(&extension.uri.as_str()))
         .cloned()
         .collect()
+}
+
+/// How often this thread negotiated: tests count work instead of time.
+#[cfg(test)]
+pub(crate) mod work {
+    use std::cell::Cell;
+
+    thread_local! {
+        static NEGOTIATIONS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn count() {
+        NEGOTIATIONS.set(NEGOTIATIONS.get() + 1);
+    }
+
+    /// The count since the last call.
+    pub(crate) fn take() -> usize {
+        NEGOTIATIONS.replace(0)
+    }
 }

@@ -10,7 +10,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, net::SocketAddr};
+use std::{collections::HashMap, fmt, net::SocketAddr};
 
 pub use crate::transport::{Fingerprint, IceCredentials};
 pub use parse::parse;
@@ -213,10 +213,16 @@ pub struct Description {
 }
 
 impl Description {
-    /// The section with this media identification.
+    /// The section with this media identification. For all of them, see [`by_mid`].
     pub fn section(&self, mid: &str) -> Option<&Section> {
         self.sections.iter().find(|section| section.mid == mid)
     }
+}
+
+/// The sections by media identification.
+pub(crate) fn by_mid(description: &Description) -> HashMap<&str, &Section> {
+    let sections = description.sections.iter();
+    sections.map(|section| (section.mid.as_str(), section)).collect()
 }
 
 /// The address of a candidate line (RFC 8839 §5.1), with or without `a=`; `None` for names (mDNS) and rubbish. TCP candidates

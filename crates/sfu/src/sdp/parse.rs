@@ -1,6 +1,8 @@
 //! Reads a session description. Bounded in length, lines and sections; unknown attributes are passed over, because
 //! clients add new ones with every release.
 
+use std::collections::HashSet;
+
 use super::{
     Description, Direction, Extension, Fingerprint, IceCredentials, Kind, MAX_LENGTH, MAX_LINE, MAX_SECTIONS, Payload,
     SdpError, Section, Setup,
@@ -8,6 +10,8 @@ use super::{
 
 /// Most entries kept of any one list of a section.
 const MAX_LIST: usize = 256;
+/// Most feedback messages kept of one payload type.
+const MAX_FEEDBACK: usize = 32;
 
 #[derive(Default)]
 struct Transport {
@@ -85,11 +89,12 @@ pub fn parse(text: &str) -> Result<Description, SdpError> {
     }
     close(sections.last_mut(), zero_port, bundle_only);
 
-    for (index, section) in sections.iter().enumerate() {
+    let mut mids = HashSet::with_capacity(sections.len());
+    for section in &sections {
         if section.mid.is_empty() {
             return Err(SdpError::Missing("a mid in a media section"));
         }
-        if sections[..index].iter().any(|earlier| earlier.mid == section.mid) {
+        if !mids.insert(section.mid.as_str()) {
             return Err(SdpError::Missing("distinct mids"));
         }
     }
@@ -133,16 +138,7 @@ fn media_line(value: &str) -> Option<Section> {
         _ => Kind::Other,
     };
     let payloads = match kind {
-        Kind::Audio | Kind::Video => formats
-            .iter()
-            .map(|format| {
-                format.parse().map(|number| Payload {
-                    number,
-                    ..Payload::default()
-                })
-            })
-            .collect::<Result<_, _>>()
-            .ok()?,
+        Kind::Audio | Kind::Video => payload_types(&formats)?,
         Kind::Application | Kind::Other => Vec::new(),
     };
     Some(Section {
@@ -162,6 +158,22 @@ fn media_line(value: &str) -> Option<Section> {
         sctp_port: None,
         candidates: Vec::new(),
     })
+}
+
+/// The payload types of a media line, each once.
+fn payload_types(formats: &[String]) -> Option<Vec<Payload>> {
+    let mut known = [false; 256];
+    let mut payloads = Vec::with_capacity(formats.len());
+    for format in formats {
+        let number: u8 = format.parse().ok()?;
+        if !std::mem::replace(&mut known[usize::from(number)], true) {
+            payloads.push(Payload {
+                number,
+                ..Payload::default()
+            });
+        }
+    }
+    Some(payloads)
 }
 
 /// Takes the transport attributes; the first section that has them speaks for the bundle. True if the attribute was one.
@@ -240,15 +252,13 @@ fn read_attribute(section: &mut Section, name: &str, value: &str) -> Result<(), 
         }
         "rtcp-fb" => {
             let (number, feedback) = value.split_once(' ').ok_or("rtcp-fb")?;
-            let feedback = feedback.trim().to_owned();
+            let feedback = feedback.trim();
             if number == "*" {
                 for payload in &mut section.payloads {
-                    payload.feedback.push(feedback.clone());
+                    add_feedback(payload, feedback);
                 }
-            } else if let Some(payload) = payload(section, number)?
-                && payload.feedback.len() < 32
-            {
-                payload.feedback.push(feedback);
+            } else if let Some(payload) = payload(section, number)? {
+                add_feedback(payload, feedback);
             }
         }
         "extmap" => {
@@ -335,6 +345,12 @@ fn payload<'a>(section: &'a mut Section, number: &str) -> Result<Option<&'a mut 
     }
     let number: u8 = number.parse().map_err(|_| "payload type")?;
     Ok(section.payloads.iter_mut().find(|payload| payload.number == number))
+}
+
+fn add_feedback(payload: &mut Payload, feedback: &str) {
+    if payload.feedback.len() < MAX_FEEDBACK {
+        payload.feedback.push(feedback.to_owned());
+    }
 }
 
 fn push<T>(list: &mut Vec<T>, item: T) {

@@ -270,6 +270,20 @@ fn refusals_name_their_cause() {
 }
 
 #[test]
+fn repeated_payload_types_and_feedback_are_kept_once_and_bounded() {
+    let numbers = "96 ".repeat(256);
+    let feedback = "a=rtcp-fb:* nack\r\n".repeat(1000);
+    let text = format!(
+        "{HEAD}m=video 9 UDP/TLS/RTP/SAVPF {numbers}\r\n{TRANSPORT}a=mid:0\r\na=rtpmap:96 VP8/90000\r\n{feedback}"
+    );
+    let offer = parse(&text).unwrap();
+    let [payload] = offer.sections[0].payloads.as_slice() else {
+        panic!("{:?}", offer.sections[0].payloads)
+    };
+    assert_eq!(payload.feedback.len(), 32);
+}
+
+#[test]
 fn candidate_addresses_are_read_from_udp_candidates_alone() {
     for (line, expected) in [
         (

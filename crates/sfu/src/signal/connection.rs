@@ -3,25 +3,24 @@
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
-use livekit_protocol::{signal_request, signal_response};
-use tokio::{sync::mpsc, time};
-use tracing::debug;
+use livekit_protocol::signal_request;
+use tokio::time;
+use tracing::{debug, warn};
 
-use super::codec::{self, CodecError, Encoding};
+use super::{
+    allowance::{self, Allowance, Spent},
+    codec::{self, CodecError, Encoding},
+    outbound::{self, Outbound},
+};
 use crate::{
     clock,
     room::{Command, ConnectionId, Join, RoomLink},
 };
 
-/// Messages that may wait for a slow client before it is let go.
-const OUTBOUND: usize = 512;
 /// Interval of WebSocket pings; they keep address translators and proxies awake.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// A client that does not take a message for this long is let go.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The room's end of a connection: answers go in here. Dropping it closes the WebSocket after what was queued is sent.
-pub(crate) type Outbound = mpsc::Sender<signal_response::Message>;
 
 /// Joins `room` with the authenticated parameters and carries messages until one side ends.
 pub(crate) async fn run(
@@ -30,7 +29,7 @@ pub(crate) async fn run(
     join: impl FnOnce(ConnectionId, Outbound) -> Join,
     silence: Duration,
 ) {
-    let (outbound, mut answers) = mpsc::channel(OUTBOUND);
+    let (outbound, mut answers) = outbound::queue();
     let id = ConnectionId::next();
     if room.send(Command::Join(Box::new(join(id, outbound)))).await.is_err() {
         close(&mut socket, "room closed").await;
@@ -40,6 +39,9 @@ pub(crate) async fn run(
     let mut ping = time::interval(PING_INTERVAL);
     ping.reset();
     let mut heard = clock::now();
+    let mut allowance = Allowance::new(heard);
+    // Nothing is read before: what a client says beyond its allowance waits in its own buffers.
+    let mut read_from = None;
     loop {
         tokio::select! {
             biased;
@@ -62,9 +64,29 @@ pub(crate) async fn run(
                     break;
                 }
             }
-            frame = socket.recv() => {
+            () = time::sleep_until(read_from.unwrap_or(heard).into()), if read_from.is_some() => read_from = None,
+            frame = socket.recv(), if read_from.is_none() => {
                 let Some(Ok(frame)) = frame else { break };
                 heard = clock::now();
+                match allowance.spend(length(&frame), heard) {
+                    Spent::Within => {}
+                    Spent::Exceeded(until) => {
+                        warn!(limit = allowance::NAME, connection = ?id, "rate limit reached: the connection is slowed down");
+                        metrics::counter!("sfu_signal_limited_total").increment(1);
+                        read_from = Some(until);
+                    }
+                    Spent::StillExceeded(until) => read_from = Some(until),
+                    Spent::Abused => {
+                        warn!(limit = allowance::NAME, connection = ?id, "rate limit exceeded for too long: the connection is ended");
+                        // The room tells the client, which then finds the connection closed.
+                        if room.send(Command::Expel { connection: id }).await.is_err() {
+                            close(&mut socket, "room closed").await;
+                            return;
+                        }
+                        read_from = Some(heard + WRITE_TIMEOUT);
+                        continue;
+                    }
+                }
                 match request(&frame, &mut encoding) {
                     Ok(None) if matches!(frame, Message::Close(_)) => break,
                     Ok(None) => {}
@@ -96,6 +118,14 @@ pub(crate) async fn run(
     }
     // A room that is gone needs no notice.
     let _ = room.send(Command::Closed { connection: id }).await;
+}
+
+fn length(frame: &Message) -> usize {
+    match frame {
+        Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
+        Message::Text(text) => text.len(),
+        Message::Close(_) => 0,
+    }
 }
 
 fn request(frame: &Message, encoding: &mut Encoding) -> Result<Option<signal_request::Message>, CodecError> {

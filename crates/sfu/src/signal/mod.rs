@@ -3,9 +3,11 @@
 //!
 //! Must not know rooms' inner state: it hands messages over and carries answers back.
 
+mod allowance;
 pub mod codec;
 pub(crate) mod connection;
 pub mod join;
+pub(crate) mod outbound;
 
 /// The LiveKit server version whose behaviour clients may expect; an empty or old one makes them work around old faults.
 pub const SERVER_VERSION: &str = "1.13.5";
