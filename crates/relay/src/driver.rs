@@ -52,6 +52,10 @@ pub(crate) enum Control {
         user_id: String,
         ended: oneshot::Sender<usize>,
     },
+    /// End a user's allocations, and the credentials that expire until then.
+    RevokeUser { user_id: String, until: u64 },
+    /// Tell who has allocations.
+    Users { users: oneshot::Sender<Vec<String>> },
 }
 
 /// What the owner task receives from.
@@ -255,6 +259,14 @@ impl Driver {
                 self.perform();
                 // The process may have stopped waiting.
                 let _ = ended.send(before - self.server.allocations());
+            }
+            Control::RevokeUser { user_id, until } => {
+                self.server.revoke_user(now(), &user_id, until);
+                self.perform();
+            }
+            Control::Users { users } => {
+                // The process may have stopped waiting.
+                let _ = users.send(self.server.users());
             }
         }
     }

@@ -208,6 +208,27 @@ impl RelayHandle {
         }
     }
 
+    /// Ends a user's allocations and the credentials minted until now: those that expire at `until` (seconds since the
+    /// Unix epoch) or earlier.
+    pub async fn revoke_user(&self, user_id: &str, until: u64) {
+        let request = Control::RevokeUser {
+            user_id: user_id.to_owned(),
+            until,
+        };
+        // An error means it is shut down: nothing is left.
+        let _ = self.control.send(request).await;
+    }
+
+    /// The users who have allocations at this moment, each once.
+    pub async fn users(&self) -> Vec<String> {
+        let (users, answer) = oneshot::channel();
+        match self.control.send(Control::Users { users }).await {
+            Ok(()) => answer.await.unwrap_or_default(),
+            // Shut down: nothing is left.
+            Err(_) => Vec::new(),
+        }
+    }
+
     pub fn stats(&self) -> Stats {
         let read = |value: &AtomicU64| value.load(Ordering::Relaxed);
         Stats {

@@ -127,6 +127,9 @@ pub enum Command {
     Disconnect { client: FiveTuple },
 }
 
+/// Users remembered whose credentials are over; beyond it the one whose credentials end first is forgotten.
+const MAX_REVOKED: usize = 65_536;
+
 /// What a server is made of, besides the configuration.
 #[derive(Debug)]
 pub struct Parts {
@@ -167,6 +170,8 @@ pub struct Server {
     /// When each allocation next has something to expire.
     deadlines: BTreeSet<(Instant, usize)>,
     commands: VecDeque<Command>,
+    /// Until when the credentials of these users are over, seconds since the Unix epoch.
+    revoked: HashMap<String, u64>,
     /// The next transaction id of an indication; indications are not paired with anything.
     indication: u128,
 }
@@ -199,6 +204,7 @@ impl Server {
             relayed_ips: HashMap::new(),
             deadlines: BTreeSet::new(),
             commands: VecDeque::new(),
+            revoked: HashMap::new(),
             indication: rng.random(),
             rng,
         }
@@ -285,6 +291,21 @@ impl Server {
         }
     }
 
+    /// Ends every allocation of a user, and refuses new ones to credentials that expire at `until` (seconds since the Unix
+    /// epoch) or earlier: those that were minted before. Credentials cannot be taken back, so this is remembered for as
+    /// long as they would live.
+    pub fn revoke_user(&mut self, now: Now, user_id: &str, until: u64) {
+        self.close_user(user_id);
+        self.revoked.retain(|_, until| *until > now.unix);
+        if self.revoked.len() >= MAX_REVOKED
+            && let Some(first) = self.revoked.iter().min_by_key(|(_, until)| **until)
+        {
+            let first = first.0.clone();
+            self.revoked.remove(&first);
+        }
+        self.revoked.insert(user_id.to_owned(), until);
+    }
+
     /// Ends every allocation of a user.
     pub fn close_user(&mut self, user_id: &str) {
         let ids: Vec<usize> = self
@@ -299,6 +320,18 @@ impl Server {
             });
             self.remove(id);
         }
+    }
+
+    /// The users who have allocations, each once.
+    pub fn users(&self) -> Vec<String> {
+        let mut users: Vec<String> = self
+            .allocations
+            .iter()
+            .map(|(_, allocation)| allocation.quota.user().to_owned())
+            .collect();
+        users.sort_unstable();
+        users.dedup();
+        users
     }
 
     /// Allocations that exist.

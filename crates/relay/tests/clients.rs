@@ -161,6 +161,7 @@ async fn a_client_reaches_the_sfu_through_the_switch() {
         .expect("read");
     assert_eq!((&buffer[..length], from), (&b"response"[..], sfu));
 
+    assert_eq!(relay.handle.users().await, ["@alice:example.org"]);
     assert_eq!(relay.handle.close_user("@alice:example.org").await, 1);
     assert_eq!(
         relay.switch.deliver(sfu, datagram.from, b"late"),
@@ -168,6 +169,7 @@ async fn a_client_reaches_the_sfu_through_the_switch() {
         "ended with the user"
     );
     assert_eq!(relay.handle.close_user("@alice:example.org").await, 0);
+    assert!(relay.handle.users().await.is_empty());
 }
 
 #[tokio::test]

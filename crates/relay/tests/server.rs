@@ -951,6 +951,26 @@ fn quotas_hold() {
 }
 
 #[test]
+fn credentials_of_a_user_who_is_gone_open_nothing() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.allocate(client(1));
+    let now = fixture.now;
+    // Those in the tests expire at `UNIX + 1000`.
+    fixture.server.revoke_user(now, "alice", UNIX + 1000);
+    assert_eq!(fixture.server.allocations(), 0);
+    let mut ask = |user| {
+        let request = fixture.signed(client(2), user, Method::Allocate, |r| r.requested_transport(UDP));
+        fixture.send(client(2), &request).code()
+    };
+    assert_eq!((ask("alice"), ask("bob")), (401, 0));
+    // Whoever signs in again is given later ones.
+    let now = fixture.now;
+    fixture.server.revoke_user(now, "alice", UNIX + 999);
+    let request = fixture.signed(client(3), "alice", Method::Allocate, |r| r.requested_transport(UDP));
+    assert_eq!(fixture.send(client(3), &request).code(), 0);
+}
+
+#[test]
 fn bandwidth_is_bounded() {
     let mut fixture = Fixture::new(Config {
         max_bytes_per_second: 1000,

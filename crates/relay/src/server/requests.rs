@@ -95,7 +95,8 @@ impl Server {
             }
             return Err(ErrorCode::AllocationMismatch);
         }
-        if by.presented.is_expired(now.unix) {
+        let revoked = self.revoked.get(by.presented.user_id);
+        if by.presented.is_expired(now.unix) || revoked.is_some_and(|until| by.presented.expires_at_unix <= *until) {
             return Err(ErrorCode::Unauthenticated);
         }
         let wish = Wish::read(message)?;
