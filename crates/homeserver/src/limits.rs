@@ -87,6 +87,8 @@ classes! {
     ToDevice to_device 50.0 500 "Requests that send messages to devices.";
     MediaUpload media_upload 5.0 100 "Uploads of media.";
     MediaDownload media_download 100.0 1000 "Downloads and thumbnails of media.";
+    Calls calls 10.0 200 "Requests for TURN credentials, OpenID tokens and entry to calls.";
+    DelayedEvents delayed_events 20.0 300 "Requests about delayed events: of one user, or of one address where they carry no token.";
     Search search 5.0 50 "Searches: messages, users, rooms, directory.";
 }
 

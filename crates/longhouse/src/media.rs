@@ -11,7 +11,7 @@ use homeserver::calls::media::SfuUrls;
 use homeserver::calls::{MediaControl, MediaEvent, MediaPlane, PartingReason};
 use homeserver::client_api::SFU_SERVICE_PATH;
 use relay::RelayHandle;
-use sfu::{IceServer, LeaveReason, SfuEvent, SfuHandle, Surroundings};
+use sfu::{Admitted, IceServer, LeaveReason, SfuEvent, SfuHandle, Surroundings};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,6 +59,7 @@ impl Media {
                 switch: switch.clone(),
                 events: event_sender,
                 ice_servers: ice_servers(Arc::clone(&turn_uris), homeserver.clone()),
+                admission: admission(homeserver.clone()),
                 shutdown: shutdown.clone(),
             };
             Some(sfu::start(config.sfu.clone(), surroundings).await?)
@@ -156,6 +157,23 @@ impl MediaControl for Media {
         })
     }
 
+    fn allocation_holders(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(async move {
+            match &self.relay {
+                Some(relay) => relay.users().await,
+                None => Vec::new(),
+            }
+        })
+    }
+
+    fn revoke_relay<'a>(&'a self, user_id: &'a str, until: u64) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Some(relay) = &self.relay {
+                relay.revoke_user(user_id, until).await;
+            }
+        })
+    }
+
     fn close_allocations<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             if let Some(relay) = &self.relay {
@@ -208,16 +226,34 @@ fn translated(event: SfuEvent) -> MediaEvent {
 }
 
 fn ice_servers(uris: Arc<OnceLock<Vec<String>>>, homeserver: Homeserver) -> sfu::IceServers {
-    Arc::new(move |identity: &str| {
+    Arc::new(move |room: &str, identity: &str| {
         let Some(urls) = uris.get().filter(|uris| !uris.is_empty()) else {
             return Vec::new();
         };
-        let credentials = homeserver.calls.mint_turn(identity);
+        let Some(credentials) = homeserver.calls.participant_turn_credentials(room, identity) else {
+            return Vec::new();
+        };
         vec![IceServer {
             urls: urls.clone(),
             username: credentials.username,
             credential: credentials.password,
         }]
+    })
+}
+
+fn admission(homeserver: Homeserver) -> sfu::Admission {
+    Arc::new(move |room: String, identity: String| {
+        let homeserver = homeserver.clone();
+        Box::pin(async move {
+            match homeserver.admit_participant(&room, &identity).await {
+                Ok(true) => Admitted::Yes,
+                Ok(false) => Admitted::No,
+                Err(error) => {
+                    tracing::warn!(%error, "whether a participant may enter a call could not be checked");
+                    Admitted::Unknown
+                }
+            }
+        })
     })
 }
 

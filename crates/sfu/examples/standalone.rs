@@ -12,7 +12,7 @@ use std::{
 
 use axum::{Router, extract::Query, routing::get};
 use credentials::livekit::{ApiKey, RoomGrant};
-use sfu::{Config, Surroundings};
+use sfu::{Admitted, Config, Surroundings};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +57,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         key: key.clone(),
         switch: fabric::switch::Switch::new(),
         events,
-        ice_servers: Arc::new(|_| Vec::new()),
+        ice_servers: Arc::new(|_, _| Vec::new()),
+        admission: Arc::new(|_, _| Box::pin(std::future::ready(Admitted::Yes))),
         shutdown: shutdown.clone(),
     };
     let sfu = sfu::start(config, surroundings).await?;

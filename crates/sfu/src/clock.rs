@@ -16,6 +16,11 @@ pub(crate) fn unix_millis() -> i64 {
     i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Seconds since the Unix epoch.
+pub(crate) fn unix_seconds() -> u64 {
+    u64::try_from(unix_millis() / 1000).unwrap_or(0)
+}
+
 /// `N` random bytes.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

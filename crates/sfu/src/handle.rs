@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    Config, Environment, ParticipantSummary, Surroundings, candidates,
+    Admission, Config, Environment, ParticipantSummary, Surroundings, candidates, clock,
     http::{self, Surface},
-    room::{Command, Rooms},
+    room::{Command, Rooms, removals::Removals},
     transport::{Certificate, CertificateError, Mux, MuxConfig, MuxError},
 };
 
@@ -84,6 +84,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<SfuHand
         mux,
         candidates: RwLock::new(lines),
         ice_servers: surroundings.ice_servers,
+        removals: Removals::default(),
         events: surroundings.events,
         shutdown: surroundings.shutdown,
     });
@@ -92,6 +93,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<SfuHand
         environment,
         rooms,
         tasks,
+        admission: surroundings.admission,
         interfaces,
         udp_bound,
         tcp_bound,
@@ -104,6 +106,7 @@ pub struct SfuHandle {
     environment: Arc<Environment>,
     rooms: Arc<Rooms>,
     tasks: TaskTracker,
+    admission: Admission,
     interfaces: Vec<IpAddr>,
     udp_bound: Vec<SocketAddr>,
     tcp_bound: Vec<SocketAddr>,
@@ -114,8 +117,8 @@ impl SfuHandle {
     pub fn router(&self) -> Router {
         http::router(Surface {
             rooms: Arc::clone(&self.rooms),
-            key: self.environment.key.clone(),
-            config: Arc::clone(&self.environment.config),
+            environment: Arc::clone(&self.environment),
+            admission: Arc::clone(&self.admission),
         })
     }
 
@@ -130,8 +133,11 @@ impl SfuHandle {
         self.rooms.close(name).await;
     }
 
-    /// Removes a participant for good: its client is told not to come back by itself.
+    /// Removes a participant for good: its client is told not to come back by itself, and its tokens are over. A token
+    /// issued in a later second lets the same identity in again.
     pub async fn remove_participant(&self, room: &str, identity: &str) {
+        // Noted first: whoever asks to come in behind the removal is refused.
+        self.environment.removals.note(room, identity, clock::unix_seconds());
         if let Some(room) = self.rooms.get(room) {
             let command = Command::Remove {
                 identity: identity.to_owned(),

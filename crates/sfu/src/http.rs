@@ -10,13 +10,12 @@ use axum::{
     extract::{Query, State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
     response::{IntoResponse, Response},
 };
-use credentials::livekit::{ApiKey, Claims};
+use credentials::livekit::Claims;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use tracing::debug;
 
 use crate::{
-    clock,
-    config::Config,
+    Admission, Admitted, Environment, clock,
     room::{Join, RoomLink, Rooms},
     signal::{
         codec, connection,
@@ -26,8 +25,8 @@ use crate::{
 
 pub(crate) struct Surface {
     pub(crate) rooms: Arc<Rooms>,
-    pub(crate) key: ApiKey,
-    pub(crate) config: Arc<Config>,
+    pub(crate) environment: Arc<Environment>,
+    pub(crate) admission: Admission,
 }
 
 /// The router of [`Surface`]. Everything is dispatched by hand, because clients build paths like `//rtc`.
@@ -46,6 +45,8 @@ enum Refusal {
     NoRoom,
     #[error("room is full")]
     Full,
+    #[error("the server cannot tell at the moment whether the token is still good: try again")]
+    Undecided,
     #[error("{0}")]
     BadRequest(String),
     #[error("not found")]
@@ -59,7 +60,7 @@ impl IntoResponse for Refusal {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NoRoom | Self::NotFound => StatusCode::NOT_FOUND,
             // Element Call reads 503 as "insufficient capacity".
-            Self::Full => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full | Self::Undecided => StatusCode::SERVICE_UNAVAILABLE,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
         };
         (status, self.to_string()).into_response()
@@ -78,9 +79,9 @@ async fn dispatch(
     let mut response = match (&method, path.as_slice()) {
         (&Method::OPTIONS, _) => StatusCode::OK.into_response(),
         (&Method::GET | &Method::HEAD, []) => (StatusCode::OK, "OK").into_response(),
-        (_, ["rtc", "v1"]) => open(&surface, &headers, &query, upgrade, join::single_connection),
-        (_, ["rtc"]) => open(&surface, &headers, &query, upgrade, join::dual_connection),
-        (&Method::GET, ["rtc", "validate"] | ["rtc", "v1", "validate"]) => validate(&surface, &headers, &query),
+        (_, ["rtc", "v1"]) => open(&surface, &headers, &query, upgrade, join::single_connection).await,
+        (_, ["rtc"]) => open(&surface, &headers, &query, upgrade, join::dual_connection).await,
+        (&Method::GET, ["rtc", "validate"] | ["rtc", "v1", "validate"]) => validate(&surface, &headers, &query).await,
         _ => Refusal::NotFound.into_response(),
     };
     let cors = response.headers_mut();
@@ -97,7 +98,7 @@ async fn dispatch(
 }
 
 /// `GET …/rtc/v1` and `GET …/rtc`: the signalling WebSocket of LiveKit's client protocol.
-fn open(
+async fn open(
     surface: &Surface,
     headers: &HeaderMap,
     query: &HashMap<String, String>,
@@ -108,7 +109,7 @@ fn open(
     let Ok(upgrade) = upgrade else {
         return Refusal::NotFound.into_response();
     };
-    let admitted = admit(surface, headers, query).and_then(|(claims, room)| {
+    let admitted = admit(surface, headers, query).await.and_then(|(claims, room)| {
         let parameters = read(query).map_err(|error| Refusal::BadRequest(error.to_string()))?;
         Ok((claims, room, parameters))
     });
@@ -123,7 +124,7 @@ fn open(
     if parameters.client.browser.is_empty() {
         parameters.client.browser = browser(headers).to_owned();
     }
-    let silence = surface.config.ping_timeout();
+    let silence = surface.environment.config.ping_timeout();
     upgrade
         .max_message_size(codec::MAX_MESSAGE)
         .max_frame_size(codec::MAX_MESSAGE)
@@ -139,15 +140,15 @@ fn open(
 }
 
 /// `GET …/rtc/v1/validate` and `GET …/rtc/validate`: why the WebSocket was refused, in a form that a browser may read.
-fn validate(surface: &Surface, headers: &HeaderMap, query: &HashMap<String, String>) -> Response {
-    match admit(surface, headers, query) {
+async fn validate(surface: &Surface, headers: &HeaderMap, query: &HashMap<String, String>) -> Response {
+    match admit(surface, headers, query).await {
         Ok(_) => (StatusCode::OK, "success").into_response(),
         Err(refusal) => refusal.into_response(),
     }
 }
 
-/// Token, grant and room: in that order, so that a stranger learns nothing about rooms.
-fn admit(
+/// Token, grant, admission and room: in that order, so that a stranger learns nothing about rooms.
+async fn admit(
     surface: &Surface,
     headers: &HeaderMap,
     query: &HashMap<String, String>,
@@ -159,10 +160,10 @@ fn admit(
     let token = bearer
         .or_else(|| query.get("access_token").map(String::as_str))
         .ok_or_else(|| Refusal::Unauthorized("access token is missing".to_owned()))?;
-    let now = u64::try_from(clock::unix_millis() / 1000).unwrap_or(0);
     let claims = surface
+        .environment
         .key
-        .verify(token, now)
+        .verify(token, clock::unix_seconds())
         .map_err(|error| Refusal::Unauthorized(error.to_string()))?;
     if !claims.video.room_join || claims.video.room.is_empty() {
         return Err(Refusal::Forbidden("the token does not permit joining a room"));
@@ -170,12 +171,20 @@ fn admit(
     if claims.identity.is_empty() || claims.identity.len() > 1024 {
         return Err(Refusal::Forbidden("the token names no participant"));
     }
+    if surface.environment.removals.ended(&claims) {
+        return Err(Refusal::Unauthorized("its holder was removed".to_owned()));
+    }
+    match (surface.admission)(claims.video.room.clone(), claims.identity.clone()).await {
+        Admitted::Yes => {}
+        Admitted::No => return Err(Refusal::Forbidden("its holder may not be in this call any more")),
+        Admitted::Unknown => return Err(Refusal::Undecided),
+    }
     let room = if claims.video.room_create {
         surface.rooms.ensure(&claims.video.room).ok_or(Refusal::NoRoom)?
     } else {
         surface.rooms.get(&claims.video.room).ok_or(Refusal::NoRoom)?
     };
-    let limit = surface.config.max_participants_per_room;
+    let limit = surface.environment.config.max_participants_per_room;
     if limit > 0 && room.participant_count() >= limit && !room.has_participant(&claims.identity) {
         return Err(Refusal::Full);
     }

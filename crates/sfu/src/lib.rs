@@ -18,6 +18,7 @@ use std::{fmt, sync::Arc};
 
 use credentials::livekit::ApiKey;
 use fabric::switch::Switch;
+use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -44,8 +45,23 @@ impl fmt::Debug for IceServer {
     }
 }
 
-/// Mints the ICE servers of one participant identity.
-pub type IceServers = Arc<dyn Fn(&str) -> Vec<IceServer> + Send + Sync>;
+/// Mints the ICE servers of one participant: room and identity.
+pub type IceServers = Arc<dyn Fn(&str, &str) -> Vec<IceServer> + Send + Sync>;
+
+/// Whether the holder of a valid token may enter at this moment: room and identity. A token says what was true when it
+/// was issued.
+pub type Admission = Arc<dyn Fn(String, String) -> BoxFuture<'static, Admitted> + Send + Sync>;
+
+/// The answer of an [`Admission`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// Let in.
+    Yes,
+    /// Turned away.
+    No,
+    /// Cannot be told now: the client is asked to try again.
+    Unknown,
+}
 
 /// What the SFU is given by the process besides its configuration.
 #[derive(Clone)]
@@ -58,6 +74,8 @@ pub struct Surroundings {
     pub events: mpsc::Sender<SfuEvent>,
     /// Mints TURN credentials for clients.
     pub ice_servers: IceServers,
+    /// Asked about everybody who comes with a valid token.
+    pub admission: Admission,
     /// Ends everything.
     pub shutdown: CancellationToken,
 }
@@ -123,6 +141,8 @@ pub(crate) struct Environment {
     pub(crate) mux: transport::Mux,
     pub(crate) candidates: RwLock<Vec<String>>,
     pub(crate) ice_servers: IceServers,
+    /// Whose tokens are over.
+    pub(crate) removals: room::removals::Removals,
     pub(crate) events: mpsc::Sender<SfuEvent>,
     pub(crate) shutdown: CancellationToken,
 }

@@ -1,11 +1,14 @@
 //! The signalling paths as browsers and probes see them before any WebSocket.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use axum::body::{Body, to_bytes};
 use credentials::livekit::{ApiKey, RoomGrant};
 use http::{Request, StatusCode};
-use sfu::{Config, SfuHandle, Surroundings};
+use sfu::{Admission, Admitted, Config, SfuHandle, Surroundings};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -13,7 +16,16 @@ use tower::ServiceExt as _;
 /// Tokens for the test never expire: the SFU reads the real clock.
 const FOREVER: u64 = 10_000_000_000;
 
+#[expect(clippy::disallowed_methods, reason = "the SFU reads the real clock")]
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
 async fn start() -> (SfuHandle, ApiKey) {
+    start_with(Arc::new(|_, _| Box::pin(std::future::ready(Admitted::Yes)))).await
+}
+
+async fn start_with(admission: Admission) -> (SfuHandle, ApiKey) {
     let key = ApiKey::new("key", "secret");
     let config = Config {
         udp_listen: Some("127.0.0.1:0".parse().unwrap()),
@@ -25,7 +37,8 @@ async fn start() -> (SfuHandle, ApiKey) {
         key: key.clone(),
         switch: fabric::switch::Switch::new(),
         events: mpsc::channel(8).0,
-        ice_servers: Arc::new(|_| Vec::new()),
+        ice_servers: Arc::new(|_, _| Vec::new()),
+        admission,
         shutdown: CancellationToken::new(),
     };
     (sfu::start(config, surroundings).await.unwrap(), key)
@@ -88,6 +101,51 @@ async fn validate_says_why_a_client_is_not_let_in() {
             let (in_query, _) = get(&sfu, &format!("{path}?access_token={token}"), None).await;
             assert_eq!(in_query, status, "{path} with the token in the query");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_token_from_before_the_removal_is_over_and_a_later_one_is_not() {
+    let (sfu, key) = start().await;
+    sfu.ensure_room("room");
+    let now = now();
+    let token = |identity: &str, issued| key.mint(identity, RoomGrant::participant("room"), issued, 3600);
+    let of_alice = token("@a:b:C", now - 10);
+    assert_eq!(get(&sfu, "/rtc/v1/validate", Some(&of_alice)).await.0, StatusCode::OK);
+    sfu.remove_participant("room", "@a:b:C").await;
+    let (status, body) = get(&sfu, "/rtc/v1/validate", Some(&of_alice)).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    assert!(body.contains("removed"), "{body}");
+    let others = token("@b:b:C", now - 10);
+    assert_eq!(get(&sfu, "/rtc/v1/validate", Some(&others)).await.0, StatusCode::OK);
+    // A minute of clock difference is tolerated: it may be issued "later" already.
+    let later = token("@a:b:C", now + 30);
+    assert_eq!(get(&sfu, "/rtc/v1/validate", Some(&later)).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn who_lost_the_right_is_turned_away_at_the_door() {
+    let admission: Admission = Arc::new(|room, identity| {
+        let admitted = match (room.as_str(), identity.as_str()) {
+            ("room", "@in:b:C") => Admitted::Yes,
+            ("room", "@out:b:C") => Admitted::No,
+            _ => Admitted::Unknown,
+        };
+        Box::pin(std::future::ready(admitted))
+    });
+    let (sfu, key) = start_with(admission).await;
+    sfu.ensure_room("room");
+    for (identity, status) in [
+        ("@in:b:C", StatusCode::OK),
+        ("@out:b:C", StatusCode::FORBIDDEN),
+        ("@other:b:C", StatusCode::SERVICE_UNAVAILABLE),
+    ] {
+        let token = key.mint(identity, RoomGrant::participant("room"), 0, FOREVER);
+        assert_eq!(
+            get(&sfu, "/rtc/v1/validate", Some(&token)).await.0,
+            status,
+            "{identity}"
+        );
     }
 }
 

@@ -3,6 +3,8 @@
 //!
 //! The table is the truth; this keeps the order of what is due in memory. An event is sent under a
 //! transaction id made of its `delay_id`, so a process killed between sending and recording sends it once.
+//!
+//! Whoever knows a `delay_id` may use it without a token: it is a secret, and never logged.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,7 +13,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ruma::{CanonicalJsonObject, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{CanonicalJsonObject, OwnedRoomId, OwnedUserId, RoomId, UserId, events::StateEventType};
 use serde_json::{Value, json};
 use storage::{
     Store,
@@ -24,7 +26,7 @@ use crate::{
     Clock, Homeserver,
     accounts::Authenticated,
     client_api::ApiError,
-    room::{Proposal, Transaction},
+    room::{Event, Proposal, Transaction},
 };
 
 /// The longest delay: Element Call delegates its leave with one hour and asks for a day at most.
@@ -32,6 +34,10 @@ pub const MAX_DELAY_MS: u64 = 24 * 3600 * 1000;
 
 /// How many events of a user may wait at once.
 pub const MAX_SCHEDULED: i64 = 100;
+
+/// Longest type, state key and transaction id, and largest content, in bytes: what is larger could never be sent.
+const MAX_NAME: usize = 255;
+const MAX_EVENT: usize = 65_536;
 
 /// After a start, overdue events wait this long: clients whose restarts met a stopped server are still there.
 const GRACE_AFTER_START_MS: u64 = 10_000;
@@ -155,7 +161,8 @@ impl Schedule {
     /// when it is sent, except that they must be in the room, which the caller checks.
     ///
     /// # Errors
-    /// 400 when the delay is too long, 400 `M_MAX_DELAYED_EVENTS_EXCEEDED`-like when too many wait.
+    /// 400 when the delay is too long, 400 `M_MAX_DELAYED_EVENTS_EXCEEDED`-like when too many wait; 400 or 413 for what
+    /// could never be sent.
     pub async fn schedule(&self, sender: &Authenticated, request: &Request<'_>) -> Result<String, ApiError> {
         if request.delay_ms > MAX_DELAY_MS {
             // The form that today's clients recognise; the MSC's own code is not parsed by them.
@@ -167,6 +174,20 @@ impl Schedule {
             .with("org.matrix.msc4140.errcode", "M_MAX_DELAY_EXCEEDED")
             .with("org.matrix.msc4140.max_delay", MAX_DELAY_MS));
         }
+        let names = [Some(request.event_type), request.state_key, request.txn_id];
+        if names
+            .into_iter()
+            .flatten()
+            .any(|name| name.len() > MAX_NAME || name.contains('\0'))
+        {
+            return Err(ApiError::invalid_param(format!(
+                "Types, keys and transaction ids have at most {MAX_NAME} bytes, and no U+0000."
+            )));
+        }
+        let content = serde_json::to_string(request.content).map_err(ApiError::internal)?;
+        if content.len() > MAX_EVENT {
+            return Err(ApiError::too_large("The event is larger than events may be."));
+        }
         let now = self.clock.now_ms();
         let event = DelayedEvent {
             delay_id: new_delay_id(),
@@ -175,7 +196,7 @@ impl Schedule {
             room_id: request.room_id.to_string(),
             event_type: request.event_type.to_owned(),
             state_key: request.state_key.map(str::to_owned),
-            content: serde_json::to_string(request.content).map_err(ApiError::internal)?,
+            content,
             delay_ms: to_i64(request.delay_ms),
             running_since: to_i64(now),
             delegated_room: None,
@@ -221,6 +242,12 @@ impl Schedule {
     /// 404 when it waits no more: the client schedules another.
     pub async fn restart(&self, delay_id: &str) -> Result<(), ApiError> {
         let now = self.clock.now_ms();
+        // Anybody may ask about any id: only one that exists is worth the writer's time. What is being sent at this
+        // moment is missing in memory alone.
+        let waits = self.waiting.lock().events.contains_key(delay_id);
+        if !waits && !matches!(self.store.delayed_event(delay_id).await?, Some((_, None))) {
+            return Err(unknown());
+        }
         if !self
             .store
             .restart_delayed_event(delay_id.to_owned(), to_i64(now))
@@ -295,6 +322,23 @@ impl Schedule {
         same.cloned().collect()
     }
 
+    /// The devices that have events waiting.
+    pub(crate) fn devices(&self) -> BTreeSet<(String, String)> {
+        let waiting = self.waiting.lock();
+        let devices = waiting
+            .events
+            .values()
+            .map(|e| (e.user_id.clone(), e.device_id.clone()));
+        devices.collect()
+    }
+
+    /// Every waiting state event.
+    fn of_state(&self) -> Vec<Arc<DelayedEvent>> {
+        let waiting = self.waiting.lock();
+        let state = waiting.events.values().filter(|e| e.state_key.is_some());
+        state.cloned().collect()
+    }
+
     fn take_due(&self, now: u64) -> Vec<Arc<DelayedEvent>> {
         let mut waiting = self.waiting.lock();
         let mut due = Vec::new();
@@ -338,19 +382,26 @@ pub(super) async fn run(hs: Homeserver) {
                 let delay_id = event.delay_id.clone();
                 // Recorded so that the delay survives a restart; if that fails the grace at the start covers it.
                 if let Err(e) = schedule.store.restart_delayed_event(delay_id, now).await {
-                    warn!(error = %e, delay_id = event.delay_id, "a delegated delayed event could not be restarted");
+                    warn!(error = %e, room_id = event.room_id, user_id = event.user_id,
+                        "a delegated delayed event could not be restarted");
                 }
                 let mut event = (*event).clone();
                 event.running_since = now;
                 let due = due_of(&event);
                 schedule.put_back(Arc::new(event), due);
             } else if let Err(e) = finish(&hs, &event, "delay").await {
-                warn!(error = %e, delay_id = event.delay_id, "a delayed event could not be sent; it is tried again");
+                warn!(error = %e, room_id = event.room_id, user_id = event.user_id,
+                    "a delayed event could not be sent; it is tried again");
                 schedule.put_back(event, now + RETRY_MS);
             }
         }
         if now >= forget_at {
             forget_at = now + 3600 * 1000;
+            if let Some(control) = hs.calls.control()
+                && let Err(e) = hs.calls.grants.renew_present(&*control, now).await
+            {
+                warn!(error = %e, "grants of participants who are still there could not be renewed");
+            }
             hs.calls.grants.forget_expired(now);
             if let Err(e) = hs
                 .store
@@ -359,6 +410,61 @@ pub(super) async fn run(hs: Homeserver) {
             {
                 warn!(error = %e, "old delayed events could not be forgotten");
             }
+        }
+    }
+}
+
+/// Spec (MSC4140): a delayed state event is cancelled when another user writes that state; the sender's own writes leave
+/// it alone.
+pub(super) async fn overwritten(hs: &Homeserver, room_id: &RoomId, event: &Event) {
+    let Some(state_key) = event.state_key.as_deref() else {
+        return;
+    };
+    for scheduled in hs.calls.delayed.for_state(room_id, &event.kind.to_string(), state_key) {
+        if scheduled.user_id == event.sender.as_str() {
+            continue;
+        }
+        let error = json!({
+            "errcode": "M_CANCELLED_BY_STATE_UPDATE",
+            "error": "Another user has written this state since.",
+        });
+        let outcome = Finalised {
+            delay_id: scheduled.delay_id.clone(),
+            outcome: "cancel".to_owned(),
+            reason: "error".to_owned(),
+            event_id: None,
+            error: Some(error.to_string()),
+            finalised_at: to_i64(hs.clock.now_ms()),
+        };
+        match hs.store.finalise_delayed_event(outcome).await {
+            Ok(_) => drop(hs.calls.delayed.waiting.lock().remove(&scheduled.delay_id)),
+            Err(e) => warn!(%room_id, error = %e, "a delayed event that was overwritten could not be cancelled"),
+        }
+    }
+}
+
+/// The same for writes that were missed: what another user wrote after the delay began to run.
+pub(super) async fn recheck_overwritten(hs: &Homeserver) {
+    for scheduled in hs.calls.delayed.of_state() {
+        let (Ok(room_id), Some(state_key)) = (
+            <&RoomId>::try_from(scheduled.room_id.as_str()),
+            scheduled.state_key.as_deref(),
+        ) else {
+            continue;
+        };
+        let kind = StateEventType::from(scheduled.event_type.as_str());
+        let written = async {
+            let Some(room) = hs.rooms.find(room_id).await? else {
+                return Ok(None);
+            };
+            hs.rooms.state_event_of(&room.state(), &kind, state_key).await
+        };
+        match written.await {
+            Ok(Some(event)) if to_i64(u64::from(event.origin_server_ts.0)) >= scheduled.running_since => {
+                overwritten(hs, room_id, &event).await;
+            }
+            Ok(_) => {}
+            Err(e) => warn!(%room_id, error = %e, "whether a delayed event was overwritten could not be checked"),
         }
     }
 }
@@ -444,7 +550,7 @@ pub(super) async fn finish(hs: &Homeserver, event: &DelayedEvent, reason: &str) 
         Ok(event_id) => (reason, Some(event_id.clone()), None),
         Err(e) if e.status().is_server_error() => return Err(e.clone()),
         Err(e) => {
-            info!(delay_id = event.delay_id, room_id = event.room_id, error = %e, "a delayed event was refused");
+            info!(room_id = event.room_id, user_id = event.user_id, error = %e, "a delayed event was refused");
             (
                 "error",
                 None,
@@ -466,7 +572,7 @@ pub(super) async fn finish(hs: &Homeserver, event: &DelayedEvent, reason: &str) 
 }
 
 async fn send(hs: &Homeserver, event: &DelayedEvent) -> Result<String, ApiError> {
-    let broken = |what: &str| ApiError::internal(format!("delayed event {} has an unreadable {what}", event.delay_id));
+    let broken = |what: &str| ApiError::internal(format!("a delayed event has an unreadable {what}"));
     let room_id = OwnedRoomId::try_from(event.room_id.as_str()).map_err(|_| broken("room id"))?;
     let user_id = OwnedUserId::try_from(event.user_id.as_str()).map_err(|_| broken("user id"))?;
     let content: CanonicalJsonObject = serde_json::from_str(&event.content).map_err(|_| broken("content"))?;
@@ -475,10 +581,7 @@ async fn send(hs: &Homeserver, event: &DelayedEvent) -> Result<String, ApiError>
         Some(key) => Proposal::state(&user_id, event.event_type.as_str(), key, content),
         None => Proposal::message(&user_id, event.event_type.as_str(), content),
     };
-    proposal.transaction = Some(Transaction {
-        device_id: event.device_id.clone(),
-        txn_id: format!("longhouse-delayed-{}", event.delay_id),
-    });
+    proposal.transaction = Some(Transaction::delayed(event.device_id.clone(), &event.delay_id));
     Ok(hs.rooms.propose(&room, proposal).await?.event_id.to_string())
 }
 

@@ -4,13 +4,19 @@
 //! is written for them. The other way round, who leaves or is banned from the room, or whose device
 //! signs out, is taken off the SFU and the relay.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use ruma::{CanonicalJsonObject, OwnedRoomId, OwnedUserId, RoomId, UserId, events::StateEventType};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc},
+    time::Instant,
+};
 use tracing::{info, warn};
 
-use super::{MediaEvent, PartingReason, delayed};
+use super::{MediaEvent, PartingReason, TURN_CREDENTIALS_VALID, delayed};
 use crate::{
     Homeserver,
     accounts::AccountChange,
@@ -31,6 +37,9 @@ const GRACE_AFTER_START: Duration = Duration::from_secs(15);
 pub(super) async fn run(hs: Homeserver, mut events: mpsc::Receiver<MediaEvent>) {
     let mut room_changes = hs.rooms.changes();
     let mut account_changes = hs.accounts.changes();
+    if let Err(e) = revoke_deactivated(&hs).await {
+        warn!(error = %e, "credentials of users who were deactivated lately could not be ended");
+    }
     let mut gone: HashMap<(String, String), Instant> = HashMap::new();
     let started = tokio::time::sleep(GRACE_AFTER_START);
     tokio::pin!(started);
@@ -72,14 +81,19 @@ pub(super) async fn run(hs: Homeserver, mut events: mpsc::Receiver<MediaEvent>) 
                     warn!(error = %e, "the calls of before the restart could not be cleared of absent members");
                 }
             }
-            change = room_changes.recv() => {
-                // A receiver that lags misses changes; those participants go when their token is refused.
-                if let Ok(RoomChange::Membership { room_id, user_id, membership, .. }) = change
-                    && membership != Membership::Join
-                {
-                    expel(&hs, &user_id, Some(&room_id), None).await;
+            change = room_changes.recv() => match change {
+                Ok(RoomChange::Membership { room_id, user_id, membership, .. }) => {
+                    if membership != Membership::Join {
+                        expel(&hs, &user_id, Some(&room_id), None).await;
+                    }
                 }
-            }
+                Ok(RoomChange::Event { room_id, event }) => delayed::overwritten(&hs, &room_id, &event).await,
+                Err(RecvError::Lagged(missed)) => {
+                    warn!(missed, "changes of rooms were missed: every participant of a call is checked");
+                    recheck(&hs).await;
+                }
+                Err(RecvError::Closed) => return,
+            },
             change = account_changes.recv() => match change {
                 Ok(AccountChange::DeviceGone { user_id, device_id }) => {
                     expel(&hs, &user_id, None, Some(device_id.as_str())).await;
@@ -89,7 +103,13 @@ pub(super) async fn run(hs: Homeserver, mut events: mpsc::Receiver<MediaEvent>) 
                     expel(&hs, &user_id, None, None).await;
                     end_delayed(&hs, &user_id, None).await;
                 }
-                Ok(AccountChange::DeviceSignedIn { .. }) | Err(_) => {}
+                Ok(AccountChange::DeviceSignedIn { .. }) => {}
+                Err(RecvError::Lagged(missed)) => {
+                    warn!(missed, "changes of accounts were missed: every participant of a call is checked");
+                    recheck(&hs).await;
+                    recheck_devices(&hs).await;
+                }
+                Err(RecvError::Closed) => return,
             },
         }
     }
@@ -103,19 +123,15 @@ fn due_after(wait: Duration) -> Instant {
     Instant::now() + wait
 }
 
-/// A token opens the SFU for an hour, and the SFU renews it: who has left the room or signed out since it was given is
-/// turned away at the door.
+/// The SFU asked at the door; who lost the right between the question and the entry is taken out again.
 async fn check_entry(hs: &Homeserver, sfu_room: &str, identity: &str) -> Result<(), ApiError> {
-    let (Some(control), Some(grant)) = (hs.calls.control(), hs.calls.grants.of(sfu_room, identity)) else {
+    let Some(control) = hs.calls.control() else {
         return Ok(());
     };
-    let room = match <&RoomId>::try_from(grant.room_id.as_str()) {
-        Ok(room_id) => hs.rooms.find(room_id).await?,
-        Err(_) => None,
-    };
-    let joined = <&UserId>::try_from(grant.user_id.as_str())
-        .is_ok_and(|user_id| room.is_some_and(|room| room.state().is_joined(user_id)));
-    if joined && hs.store.device(&grant.user_id, &grant.device_id).await?.is_some() {
+    let grant = hs.calls.grants.of(sfu_room, identity);
+    if hs.may_be_in_call(sfu_room, identity).await?
+        && let Some(grant) = grant
+    {
         return hs
             .calls
             .grants
@@ -124,12 +140,53 @@ async fn check_entry(hs: &Homeserver, sfu_room: &str, identity: &str) -> Result<
             .map_err(ApiError::from);
     }
     info!(
-        user_id = grant.user_id,
-        room_id = grant.room_id,
+        user_id = grant.as_ref().map(|grant| &grant.user_id),
+        room_id = grant.as_ref().map(|grant| &grant.room_id),
         "turned away from a call of a room they are not in"
     );
     control.remove_participant(sfu_room, identity).await;
     Ok(())
+}
+
+/// After changes were missed: everybody present is checked as if they came in now.
+async fn recheck(hs: &Homeserver) {
+    let Some(control) = hs.calls.control() else { return };
+    for grant in hs.calls.grants.all() {
+        if control.is_present(&grant.sfu_room, &grant.identity)
+            && let Err(e) = check_entry(hs, &grant.sfu_room, &grant.identity).await
+        {
+            warn!(error = %e, "a participant's right to be in the call could not be checked");
+        }
+    }
+    delayed::recheck_overwritten(hs).await;
+}
+
+/// After changes were missed: whoever still holds something of a device that is gone loses it.
+async fn recheck_devices(hs: &Homeserver) {
+    let Some(control) = hs.calls.control() else { return };
+    let mut holders: BTreeSet<(String, String)> = hs.calls.delayed.devices();
+    holders.extend(hs.calls.grants.all().into_iter().map(|g| (g.user_id, g.device_id)));
+    let mut users: BTreeSet<String> = control.allocation_holders().await.into_iter().collect();
+    for (user, device_id) in holders {
+        let Ok(user_id) = OwnedUserId::try_from(user.as_str()) else {
+            continue;
+        };
+        match hs.store.device(&user, &device_id).await {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                users.insert(user);
+                end_delayed(hs, &user_id, Some(&device_id)).await;
+            }
+            Err(e) => warn!(%user_id, error = %e, "whether a device is still signed in could not be checked"),
+        }
+    }
+    for user in users {
+        match hs.store.devices(&user).await {
+            Ok(devices) if devices.is_empty() => end_relay(hs, &user).await,
+            Ok(_) => {}
+            Err(e) => warn!(user_id = user, error = %e, "whether a user is still signed in could not be checked"),
+        }
+    }
 }
 
 /// A device that is gone sends nothing later: its place in a call ends now, everything else is cancelled.
@@ -266,6 +323,208 @@ async fn expel(hs: &Homeserver, user_id: &UserId, room_id: Option<&RoomId>, devi
         }
     }
     if room_id.is_none() {
-        control.close_allocations(user_id.as_str()).await;
+        end_relay(hs, user_id.as_str()).await;
+    }
+}
+
+/// Ends what a user has on the relay. Credentials name the user alone, so they end with the last device: those of another
+/// would end as well.
+async fn end_relay(hs: &Homeserver, user_id: &str) {
+    let Some(control) = hs.calls.control() else { return };
+    match hs.store.devices(user_id).await {
+        Ok(devices) if !devices.is_empty() => control.close_allocations(user_id).await,
+        Ok(_) => control.revoke_relay(user_id, hs.calls.turn_credentials_end()).await,
+        Err(e) => {
+            warn!(user_id, error = %e, "whether a user is still signed in could not be checked");
+            control.close_allocations(user_id).await;
+        }
+    }
+}
+
+/// After a start: the relay has forgotten whose credentials are over, and those of a day ago may still be good.
+async fn revoke_deactivated(hs: &Homeserver) -> Result<(), ApiError> {
+    let Some(control) = hs.calls.control() else {
+        return Ok(());
+    };
+    let since = hs.clock.now_secs().saturating_sub(TURN_CREDENTIALS_VALID.as_secs());
+    for account in hs.accounts.users().await? {
+        let deactivated_at = account.deactivated_at.and_then(|at| u64::try_from(at / 1000).ok());
+        if let Some(deactivated_at) = deactivated_at.filter(|at| *at >= since) {
+            let until = deactivated_at + TURN_CREDENTIALS_VALID.as_secs();
+            control.revoke_relay(&account.user_id, until).await;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, sync::Arc};
+
+    use futures_util::future::BoxFuture;
+    use parking_lot::Mutex;
+    use storage::Store;
+    use testkit::{clock::ManualClock, database::TestDatabaseUrl};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        Clock, Config,
+        accounts::{NewDevice, PasswordHash},
+        calls::{
+            MediaControl, MediaPlane,
+            media::SfuUrls,
+            sfu_access::{Entry, Identity, ROOM_CALL_SLOT},
+        },
+        room::{NewRoom, Preset},
+    };
+
+    #[derive(Default)]
+    struct Plane {
+        present: Mutex<HashSet<(String, String)>>,
+        revoked: Mutex<Vec<(String, u64)>>,
+    }
+
+    impl MediaControl for Plane {
+        fn open_room(&self, _: &str) {}
+
+        fn is_present(&self, sfu_room: &str, identity: &str) -> bool {
+            self.present
+                .lock()
+                .contains(&(sfu_room.to_owned(), identity.to_owned()))
+        }
+
+        fn remove_participant<'a>(&'a self, sfu_room: &'a str, identity: &'a str) -> BoxFuture<'a, ()> {
+            self.present.lock().remove(&(sfu_room.to_owned(), identity.to_owned()));
+            Box::pin(async {})
+        }
+
+        fn allocation_holders(&self) -> BoxFuture<'_, Vec<String>> {
+            Box::pin(async { vec!["@alice:example.org".to_owned(), "@bob:example.org".to_owned()] })
+        }
+
+        fn revoke_relay<'a>(&'a self, user_id: &'a str, until: u64) -> BoxFuture<'a, ()> {
+            self.revoked.lock().push((user_id.to_owned(), until));
+            Box::pin(async {})
+        }
+
+        fn close_allocations<'a>(&'a self, _: &'a str) -> BoxFuture<'a, ()> {
+            Box::pin(async {})
+        }
+    }
+
+    async fn start(db: &TestDatabaseUrl) -> Homeserver {
+        let database = storage::Config {
+            url: Some(db.url.clone()),
+            ..storage::Config::default()
+        };
+        let store = Store::open(&database, &db.dir).await.unwrap();
+        let mut config = Config::new(
+            "example.org".try_into().unwrap(),
+            db.dir.clone(),
+            "http://example.org".to_owned(),
+        );
+        config.auth.password_hash = PasswordHash::Fast;
+        let clock = Clock::new(ManualClock::at(1_800_000_000_000).reader());
+        Homeserver::start(config, store, clock, CancellationToken::new())
+            .await
+            .unwrap()
+    }
+
+    async fn sign_in(hs: &Homeserver, name: &str) -> OwnedUserId {
+        let user_id = hs.accounts.add_user(name, "correct horse", false).await.unwrap();
+        let device = NewDevice {
+            device_id: Some("DEVICE".to_owned()),
+            display_name: None,
+        };
+        hs.accounts.log_in(user_id.clone(), device).await.unwrap();
+        user_id
+    }
+
+    fn room(creator: &UserId) -> NewRoom {
+        NewRoom {
+            creator: creator.to_owned(),
+            creator_profile: CanonicalJsonObject::new(),
+            version: None,
+            creation_content: CanonicalJsonObject::new(),
+            preset: Preset::PublicChat,
+            listed: false,
+            alias: None,
+            name: None,
+            topic: None,
+            invites: Vec::new(),
+            is_direct: false,
+            initial_state: Vec::new(),
+            power_levels: CanonicalJsonObject::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn changes_that_were_missed_are_made_up_for() {
+        testkit::database::each(|db| async move {
+            let hs = start(&db).await;
+            let plane = Arc::new(Plane::default());
+            let _events = hs.connect_media(MediaPlane {
+                control: plane.clone(),
+                turn_uris: Vec::new(),
+                sfu: Some(SfuUrls {
+                    service_url: String::new(),
+                    websocket_url: String::new(),
+                }),
+            });
+            let mut identities = Vec::new();
+            for name in ["alice", "bob"] {
+                let user_id = sign_in(&hs, name).await;
+                let room_id = hs.rooms.create(room(&user_id)).await.unwrap();
+                let entry = Entry {
+                    user_id: &user_id,
+                    device_id: "DEVICE",
+                    room_id: &room_id,
+                    slot_id: ROOM_CALL_SLOT,
+                    identity: Identity::Legacy,
+                    delayed_leave: None,
+                };
+                hs.admit_to_sfu(&entry).await.unwrap();
+                let grant = hs.calls.grants.of_user(&user_id, None).remove(0);
+                plane
+                    .present
+                    .lock()
+                    .insert((grant.sfu_room.clone(), grant.identity.clone()));
+                identities.push((grant.sfu_room, grant.identity));
+            }
+            // Alice's device goes, and word of it is lost among that of many others: nobody is woken between here and
+            // the last of them, so the listener misses the first.
+            let (alice, gone) = ("@alice:example.org", ["DEVICE".to_owned()]);
+            hs.store.delete_devices(alice, &gone, |_| {}).await.unwrap();
+            let others: Vec<String> = (0..5000).map(|number| format!("OTHER{number}")).collect();
+            hs.accounts
+                .devices_gone(<&UserId>::try_from("@nobody:example.org").unwrap(), &others);
+
+            let taken_out = async {
+                while plane.revoked.lock().iter().all(|(user, _)| user != alice) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), taken_out)
+                .await
+                .expect("what Alice has on the relay is ended");
+            assert_eq!(
+                identities
+                    .iter()
+                    .map(|(room, identity)| plane.is_present(room, identity))
+                    .collect::<Vec<_>>(),
+                [false, true]
+            );
+            let revoked = plane.revoked.lock().clone();
+            assert!(
+                revoked.iter().all(|(user, _)| user != "@bob:example.org"),
+                "{revoked:?}"
+            );
+            hs.shutdown.cancel();
+            hs.tasks.close();
+            hs.tasks.wait().await;
+            hs.store.close().await;
+        })
+        .await;
     }
 }

@@ -16,6 +16,13 @@ pub trait MediaControl: Send + Sync {
     /// Ends a participant's session.
     fn remove_participant<'a>(&'a self, sfu_room: &'a str, identity: &'a str) -> BoxFuture<'a, ()>;
 
+    /// The users who have allocations on the relay at this moment.
+    fn allocation_holders(&self) -> BoxFuture<'_, Vec<String>>;
+
+    /// Ends every allocation of a user on the relay, and the credentials that expire at `until` (seconds since the Unix
+    /// epoch) or earlier.
+    fn revoke_relay<'a>(&'a self, user_id: &'a str, until: u64) -> BoxFuture<'a, ()>;
+
     /// Ends every allocation of a user on the relay.
     fn close_allocations<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, ()>;
 }

@@ -28,7 +28,7 @@ pub use media::{MediaControl, MediaEvent, MediaPlane, PartingReason};
 use crate::{Clock, Homeserver, StartError};
 
 /// How long TURN credentials are valid. A call that lasts longer keeps its allocation: only a new one needs new credentials.
-const TURN_CREDENTIALS_VALID: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const TURN_CREDENTIALS_VALID: Duration = Duration::from_secs(24 * 3600);
 
 /// Events of the media plane that may wait; it waits beyond that.
 const MEDIA_EVENTS: usize = 1024;
@@ -85,13 +85,22 @@ impl Calls {
     /// Credentials for the relay in this process, and how long they are valid; `None` without a relay.
     pub fn turn_credentials(&self, user_id: &UserId) -> Option<(TurnCredentials, Duration)> {
         self.plane.get().filter(|plane| !plane.turn_uris.is_empty())?;
-        Some((self.mint_turn(user_id.as_str()), TURN_CREDENTIALS_VALID))
+        Some((
+            self.turn_secret.mint(user_id.as_str(), self.turn_credentials_end()),
+            TURN_CREDENTIALS_VALID,
+        ))
     }
 
-    /// TURN credentials in any name: for participants of the SFU.
-    pub fn mint_turn(&self, name: &str) -> TurnCredentials {
-        self.turn_secret
-            .mint(name, self.clock.now_secs() + TURN_CREDENTIALS_VALID.as_secs())
+    /// When the relay's credentials that were minted until now are all over, seconds since the Unix epoch.
+    pub(crate) fn turn_credentials_end(&self) -> u64 {
+        self.clock.now_secs() + TURN_CREDENTIALS_VALID.as_secs()
+    }
+
+    /// The same for the user behind a participant of the SFU: what ends the user's allocations ends these too.
+    pub fn participant_turn_credentials(&self, sfu_room: &str, identity: &str) -> Option<TurnCredentials> {
+        let grant = self.grants.of(sfu_room, identity)?;
+        let user_id = <&UserId>::try_from(grant.user_id.as_str()).ok()?;
+        self.turn_credentials(user_id).map(|(credentials, _)| credentials)
     }
 }
 
@@ -104,10 +113,6 @@ impl Homeserver {
     pub fn connect_media(&self, plane: MediaPlane) -> mpsc::Sender<MediaEvent> {
         let (send, receive) = mpsc::channel(MEDIA_EVENTS);
         assert!(self.calls.plane.set(plane).is_ok(), "the media plane is connected once");
-        self.calls.grants.reopen_rooms(
-            &*self.calls.control().expect("the plane was just set"),
-            self.clock.now_ms(),
-        );
         self.tasks.spawn(delayed::run(self.clone()));
         self.tasks.spawn(ghosts::run(self.clone(), receive));
         send

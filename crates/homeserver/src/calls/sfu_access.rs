@@ -20,6 +20,12 @@ const TOKEN_VALID: Duration = Duration::from_secs(3600);
 /// How long a grant is remembered: a session may outlast its token by far.
 const GRANT_REMEMBERED_MS: u64 = 24 * 3600 * 1000;
 
+/// Grants of one user that are remembered at once: two for each device and call they enter in a day.
+const MAX_GRANTS_PER_USER: usize = 1000;
+
+/// Longest slot id and member id, in bytes: what state keys may have.
+const MAX_ID: usize = 255;
+
 /// Who asks to enter, and how they will be named there.
 #[derive(Debug)]
 pub struct Entry<'a> {
@@ -62,7 +68,8 @@ impl Homeserver {
     /// Lets a joined member of the room into the room's call.
     ///
     /// # Errors
-    /// 403 when the user is not joined; 400 when the delayed leave is not theirs; 404 when the SFU is off.
+    /// 403 when the user is not joined; 400 when an id is too long or the delayed leave is not theirs; 404 when the SFU
+    /// is off; 429 when the user entered too many calls lately.
     pub async fn admit_to_sfu(&self, entry: &Entry<'_>) -> Result<Admission, ApiError> {
         let plane = self
             .calls
@@ -71,6 +78,15 @@ impl Homeserver {
         let Some((control, urls)) = plane else {
             return Err(ApiError::not_found("This server has no SFU: `sfu.enabled` is off."));
         };
+        let member_id = match entry.identity {
+            Identity::Legacy => "",
+            Identity::Hashed { member_id } => member_id,
+        };
+        if entry.slot_id.len() > MAX_ID || member_id.len() > MAX_ID {
+            return Err(ApiError::invalid_param(format!(
+                "A slot id and a member id have at most {MAX_ID} bytes."
+            )));
+        }
         let room = self.rooms.find(entry.room_id).await?;
         if !room.is_some_and(|room| room.state().is_joined(entry.user_id)) {
             return Err(ApiError::forbidden(
@@ -85,6 +101,9 @@ impl Homeserver {
             }
         };
         let now = self.clock.now_ms();
+        if !self.calls.grants.has_room_for(entry.user_id, &sfu_room, &identity) {
+            return Err(ApiError::limit_exceeded("calls entered in a day", 3_600_000));
+        }
         self.calls
             .grants
             .keep(SfuGrant {
@@ -114,6 +133,39 @@ impl Homeserver {
             jwt,
         })
     }
+
+    /// Whether a participant who comes with a token may enter at this moment. If so the call is open to them: it may have
+    /// ended since they were let in, or the process been restarted.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn admit_participant(&self, sfu_room: &str, identity: &str) -> Result<bool, ApiError> {
+        let admitted = self.may_be_in_call(sfu_room, identity).await?;
+        if let Some(control) = self.calls.control().filter(|_| admitted) {
+            control.open_room(sfu_room);
+        }
+        Ok(admitted)
+    }
+
+    /// Whether this participant may be in the call at this moment: let in here, joined to the room, the device signed in.
+    /// A token outlives all three by up to an hour.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(crate) async fn may_be_in_call(&self, sfu_room: &str, identity: &str) -> Result<bool, ApiError> {
+        let Some(grant) = self.calls.grants.of(sfu_room, identity) else {
+            return Ok(false);
+        };
+        let (Ok(room_id), Ok(user_id)) = (
+            <&RoomId>::try_from(grant.room_id.as_str()),
+            <&UserId>::try_from(grant.user_id.as_str()),
+        ) else {
+            return Ok(false);
+        };
+        let room = self.rooms.find(room_id).await?;
+        Ok(room.is_some_and(|room| room.state().is_joined(user_id))
+            && self.store.device(&grant.user_id, &grant.device_id).await?.is_some())
+    }
 }
 
 /// The grants that are remembered, by SFU room and identity.
@@ -136,15 +188,6 @@ impl Grants {
         })
     }
 
-    /// After a restart, clients come back with the tokens they have: their rooms must be open.
-    pub(crate) fn reopen_rooms(&self, control: &dyn MediaControl, now_ms: u64) {
-        for grant in self.known.read().values() {
-            if u64::try_from(grant.expires_at).is_ok_and(|ends| ends > now_ms) {
-                control.open_room(&grant.sfu_room);
-            }
-        }
-    }
-
     async fn keep(&self, grant: SfuGrant) -> Result<(), storage::Error> {
         let key = (grant.sfu_room.clone(), grant.identity.clone());
         self.store.keep_sfu_grant(grant.clone()).await?;
@@ -156,6 +199,31 @@ impl Grants {
     pub(crate) async fn renew(&self, mut grant: SfuGrant, now_ms: u64) -> Result<(), storage::Error> {
         grant.expires_at = i64::try_from(now_ms + GRANT_REMEMBERED_MS).unwrap_or(i64::MAX);
         self.keep(grant).await
+    }
+
+    /// Renews what half of its time has passed of, where the participant is there: a session outlasts its grant, and who
+    /// stands behind it must be known to its end.
+    pub(crate) async fn renew_present(&self, control: &dyn MediaControl, now_ms: u64) -> Result<(), storage::Error> {
+        let ageing = i64::try_from(now_ms + GRANT_REMEMBERED_MS / 2).unwrap_or(i64::MAX);
+        for grant in self.all() {
+            if grant.expires_at < ageing && control.is_present(&grant.sfu_room, &grant.identity) {
+                self.renew(grant, now_ms).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every grant that is remembered.
+    pub(crate) fn all(&self) -> Vec<SfuGrant> {
+        self.known.read().values().cloned().collect()
+    }
+
+    /// Whether the user may be given this grant besides those they have.
+    fn has_room_for(&self, user_id: &UserId, sfu_room: &str, identity: &str) -> bool {
+        let known = self.known.read();
+        let key = (sfu_room.to_owned(), identity.to_owned());
+        known.contains_key(&key)
+            || known.values().filter(|g| g.user_id == user_id.as_str()).count() < MAX_GRANTS_PER_USER
     }
 
     /// Whom this participant stands for.

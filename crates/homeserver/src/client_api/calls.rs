@@ -3,7 +3,7 @@
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::State,
     routing::{get, post},
 };
 use http::StatusCode;
@@ -12,10 +12,16 @@ use ruma::authentication::TokenType;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{ApiError, Auth, JsonBody, OptionalAuth, Ruma, RumaResponse, RumaRouter as _};
+use super::{
+    ApiError, Auth, JsonBody, OptionalAuth, Ruma, RumaResponse, RumaRouter as _,
+    arguments::{Path, Query},
+    extract::Ip,
+};
 use crate::{
     Homeserver,
+    accounts::Authenticated,
     calls::{delayed::Action, openid, sfu_access::ROOM_CALL_SLOT},
+    limits::Class,
 };
 
 /// What works here beyond the specification.
@@ -52,6 +58,7 @@ async fn turn_server(
     req: Ruma<get_turn_server_info::v3::Request>,
 ) -> Result<RumaResponse<get_turn_server_info::v3::Response>, ApiError> {
     let sender = req.sender();
+    hs.limits.check(&sender.user_id, Class::Calls)?;
     let (Some((credentials, valid)), Some(plane)) = (hs.calls.turn_credentials(&sender.user_id), hs.calls.plane())
     else {
         return Err(ApiError::not_found("This server has no relay: `turn.enabled` is off."));
@@ -67,7 +74,8 @@ async fn turn_server(
 /// `GET …/rtc/transports` (MSC4143). An empty list would mean "no calls here", without a way back.
 async fn rtc_transports(State(hs): State<Homeserver>, _: Auth) -> Result<Json<Value>, ApiError> {
     let sfu = hs.calls.plane().and_then(|plane| plane.sfu.as_ref());
-    let sfu = sfu.ok_or_else(|| ApiError::not_found("This server has no SFU: `sfu.enabled` is off."))?;
+    // As where there is no such endpoint: clients then look elsewhere.
+    let sfu = sfu.ok_or_else(|| ApiError::unrecognized("This server has no SFU: `sfu.enabled` is off."))?;
     Ok(Json(json!({
         "rtc_transports": [{ "type": "livekit", "livekit_service_url": sfu.service_url }]
     })))
@@ -79,6 +87,7 @@ async fn openid_token(
     req: Ruma<request_openid_token::v3::Request>,
 ) -> Result<RumaResponse<request_openid_token::v3::Response>, ApiError> {
     let sender = req.sender();
+    hs.limits.check(&sender.user_id, Class::Calls)?;
     if req.body.user_id != sender.user_id {
         return Err(ApiError::forbidden("OpenID tokens are given for oneself only."));
     }
@@ -101,8 +110,10 @@ struct UserInfoQuery {
 /// signing: whoever holds the token may learn whose it is.
 async fn openid_userinfo(
     State(hs): State<Homeserver>,
-    axum::extract::Query(query): axum::extract::Query<UserInfoQuery>,
+    Ip(ip): Ip,
+    Query(query): Query<UserInfoQuery>,
 ) -> Result<Json<Value>, ApiError> {
+    hs.limits.check_address(ip, Class::Calls)?;
     let token = query.access_token.ok_or_else(ApiError::missing_token)?;
     match hs.openid_holder(&token).await? {
         Some((user_id, _)) => Ok(Json(json!({ "sub": user_id }))),
@@ -116,6 +127,7 @@ async fn openid_userinfo(
 
 /// `GET …/delayed_events` (MSC4140).
 async fn list_delayed_events(State(hs): State<Homeserver>, Auth(sender): Auth) -> Result<Json<Value>, ApiError> {
+    hs.limits.check(&sender.user_id, Class::DelayedEvents)?;
     hs.list_delayed_events(&sender.user_id).await.map(Json)
 }
 
@@ -125,6 +137,7 @@ async fn show_delayed_event(
     Auth(sender): Auth,
     Path(delay_id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
+    hs.limits.check(&sender.user_id, Class::DelayedEvents)?;
     hs.show_delayed_event(&sender.user_id, &delay_id).await.map(Json)
 }
 
@@ -136,10 +149,12 @@ struct ManageBody {
 /// `POST …/delayed_events/{delay_id}` with the action in the body: the form of earlier clients.
 async fn manage_by_body(
     State(hs): State<Homeserver>,
-    OptionalAuth(_): OptionalAuth,
+    OptionalAuth(sender): OptionalAuth,
+    Ip(ip): Ip,
     Path(delay_id): Path<String>,
     JsonBody(body): JsonBody<ManageBody>,
 ) -> Result<Json<Value>, ApiError> {
+    limit_management(&hs, sender.as_ref(), ip)?;
     let action = Action::parse(&body.action)
         .ok_or_else(|| ApiError::invalid_param("action must be restart, send or cancel."))?;
     hs.manage_delayed_event(&delay_id, action)
@@ -151,14 +166,28 @@ async fn manage_by_body(
 /// service which the client trusts with it may act.
 async fn manage_by_path(
     State(hs): State<Homeserver>,
-    OptionalAuth(_): OptionalAuth,
+    OptionalAuth(sender): OptionalAuth,
+    Ip(ip): Ip,
     Path((delay_id, action)): Path<(String, String)>,
 ) -> Result<Json<Value>, ApiError> {
+    limit_management(&hs, sender.as_ref(), ip)?;
     let action =
         Action::parse(&action).ok_or_else(|| ApiError::unrecognized("There is no such action on a delayed event."))?;
     hs.manage_delayed_event(&delay_id, action)
         .await
         .map(|()| Json(json!({})))
+}
+
+/// Counts for the sender, or, without a token, for the address: each such request may write.
+fn limit_management(
+    hs: &Homeserver,
+    sender: Option<&Authenticated>,
+    ip: Option<std::net::IpAddr>,
+) -> Result<(), ApiError> {
+    match sender {
+        Some(sender) => hs.limits.check(&sender.user_id, Class::DelayedEvents),
+        None => hs.limits.check_address(ip, Class::DelayedEvents),
+    }
 }
 
 /// What `.well-known/matrix/client` says about calls.

@@ -17,6 +17,7 @@ use super::{ApiError, Auth, JsonBody};
 use crate::{
     Homeserver,
     calls::sfu_access::{Entry, Identity, ROOM_CALL_SLOT, is_plausible_device},
+    limits::Class,
 };
 
 /// Where the service is, under the public base URL.
@@ -184,6 +185,7 @@ async fn admit_client(
     body: &ClientRequest,
     delayed_leave: Option<&str>,
 ) -> Result<String, ApiError> {
+    hs.limits.check(&sender.user_id, Class::Calls)?;
     if body
         .server_name
         .as_deref()
@@ -229,7 +231,10 @@ async fn verify(hs: &Homeserver, token: &OpenIdToken, claimed_device: &str) -> R
         ));
     }
     match hs.openid_holder(&token.access_token).await? {
-        Some((user_id, device_id)) if device_id.as_str() == claimed_device => Ok(user_id),
+        Some((user_id, device_id)) if device_id.as_str() == claimed_device => {
+            hs.limits.check(&user_id, Class::Calls)?;
+            Ok(user_id)
+        }
         Some(_) => Err(refused("The OpenID token was given to another device.")),
         None => Err(refused("The OpenID token is not valid (any more): ask for a new one.")),
     }

@@ -52,6 +52,23 @@ pub struct Transaction {
     pub txn_id: String,
 }
 
+impl Transaction {
+    /// The transaction under which a delayed event is sent (MSC4140).
+    pub(crate) fn delayed(device_id: String, delay_id: &str) -> Self {
+        Self {
+            device_id,
+            txn_id: format!("{DELAYED}{delay_id}"),
+        }
+    }
+}
+
+/// The `delay_id` that a transaction of [`Transaction::delayed`] was made of.
+pub(super) fn delay_id_of(txn_id: &str) -> Option<&str> {
+    txn_id.strip_prefix(DELAYED)
+}
+
+const DELAYED: &str = "longhouse-delayed-";
+
 impl Proposal {
     /// A message event.
     pub fn message(sender: &UserId, kind: impl Into<TimelineEventType>, content: CanonicalJsonObject) -> Self {

@@ -7,7 +7,7 @@ use ruma::{OwnedDeviceId, OwnedUserId, UserId, events::TimelineEventType};
 use serde::{Serialize, ser::SerializeMap as _};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{Error, Event, Rooms, Visibility};
+use super::{Error, Event, Rooms, Visibility, build::delay_id_of};
 
 /// Whom events are shown to.
 #[derive(Debug, Clone)]
@@ -49,6 +49,7 @@ struct Unsigned<'a> {
     membership: Option<&'static str>,
     replaced: Option<&'a Event>,
     redacted_because: Option<Box<RawValue>>,
+    /// Of the client, or of the delay that sent the event.
     transaction_id: Option<&'a str>,
     relations: Option<&'a RawValue>,
 }
@@ -72,7 +73,11 @@ impl Serialize for Unsigned<'_> {
             map.serialize_entry("redacted_because", because)?;
         }
         if let Some(transaction_id) = self.transaction_id {
-            map.serialize_entry("transaction_id", transaction_id)?;
+            // MSC4140: the sender recognises its delayed event by the id it was scheduled under.
+            match delay_id_of(transaction_id) {
+                Some(delay_id) => map.serialize_entry("org.matrix.msc4140.delay_id", delay_id)?,
+                None => map.serialize_entry("transaction_id", transaction_id)?,
+            }
         }
         map.end()
     }

@@ -22,6 +22,7 @@ struct Plane {
     opened: Mutex<HashSet<String>>,
     present: Mutex<HashSet<(String, String)>>,
     closed_allocations: Mutex<Vec<String>>,
+    revoked: Mutex<Vec<(String, u64)>>,
 }
 
 impl MediaControl for Plane {
@@ -44,6 +45,15 @@ impl MediaControl for Plane {
         Box::pin(async {})
     }
 
+    fn allocation_holders(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(async { Vec::new() })
+    }
+
+    fn revoke_relay<'a>(&'a self, user_id: &'a str, until: u64) -> BoxFuture<'a, ()> {
+        self.revoked.lock().unwrap().push((user_id.to_owned(), until));
+        Box::pin(async {})
+    }
+
     fn close_allocations<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, ()> {
         self.closed_allocations.lock().unwrap().push(user_id.to_owned());
         Box::pin(async {})
@@ -60,7 +70,11 @@ struct Call {
 
 impl Call {
     async fn start(db: &TestDatabaseUrl) -> Self {
-        let server = Server::start(db).await;
+        Self::start_with(db, |_| {}).await
+    }
+
+    async fn start_with(db: &TestDatabaseUrl, change: impl FnOnce(&mut homeserver::Config)) -> Self {
+        let server = Server::start_with(db, change).await;
         let plane = Arc::new(Plane::default());
         let events = server.homeserver.connect_media(MediaPlane {
             control: plane.clone(),
@@ -136,6 +150,22 @@ impl Call {
             .json(Method::PUT, &self.state_path(), self.token(), &content)
             .await
             .ok();
+    }
+
+    /// Schedules a leave in eight seconds; answers its `delay_id`.
+    async fn schedule_leave(&self) -> String {
+        let schedule = format!("{}?org.matrix.msc4140.delay=8000", self.state_path());
+        let answer = self
+            .server
+            .json(Method::PUT, &schedule, self.token(), &json!({}))
+            .await
+            .ok();
+        answer["delay_id"].as_str().unwrap().to_owned()
+    }
+
+    async fn delayed_event(&self, delay_id: &str) -> Value {
+        let path = format!("/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delay_id}");
+        self.server.get(&path, self.token()).await.ok()
     }
 
     async fn member_content(&self) -> Value {
@@ -439,6 +469,206 @@ async fn who_leaves_the_room_or_signs_out_leaves_the_sfu() {
         tokio::time::timeout(std::time::Duration::from_secs(10), until_gone())
             .await
             .expect("taken off the SFU");
+        call.server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_another_users_write_cancels_a_delayed_state_event() {
+    testkit::database::each(|db| async move {
+        let call = Call::start(&db).await;
+        let path = |kind: &str| format!("/_matrix/client/v3/rooms/{}/state/{kind}", call.room);
+        let put = |path: String, user: Value, content: Value| {
+            let call = &call;
+            async move {
+                let answer = call.server.json(Method::PUT, &path, token(&user), &content).await;
+                answer.ok()
+            }
+        };
+        let delayed = format!("{}?org.matrix.msc4140.delay=60000", path("m.room.topic"));
+        let answer = put(delayed, call.user.clone(), json!({ "topic": "later" })).await;
+        let id = answer["delay_id"].as_str().unwrap().to_owned();
+        put(path("m.room.topic"), call.user.clone(), json!({ "topic": "now" })).await;
+
+        let bob = register(&call.server, "bob").await;
+        let join = format!("/_matrix/client/v3/rooms/{}/join", call.room);
+        call.server
+            .json(Method::POST, &join, token(&bob), &json!({}))
+            .await
+            .ok();
+        let power = json!({ "users": { "@bob:example.org": 50 } });
+        put(path("m.room.power_levels"), call.user.clone(), power).await;
+        assert!(call.delayed_event(&id).await["outcome"].is_null(), "her own write");
+        put(path("m.room.topic"), bob, json!({ "topic": "Bob's" })).await;
+        let cancelled = async {
+            loop {
+                let shown = call.delayed_event(&id).await;
+                if !shown["outcome"].is_null() {
+                    return shown;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let shown = tokio::time::timeout(std::time::Duration::from_secs(20), cancelled)
+            .await
+            .expect("cancelled");
+        assert_eq!(
+            (&shown["outcome"], &shown["error"]["errcode"]),
+            (&json!("cancel"), &json!("M_CANCELLED_BY_STATE_UPDATE"))
+        );
+        call.server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_sender_of_a_delayed_event_recognises_it() {
+    testkit::database::each(|db| async move {
+        let call = Call::start(&db).await;
+        let id = call.schedule_leave().await;
+        let send = format!("/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{id}/send");
+        call.server.json(Method::POST, &send, None, &json!({})).await.ok();
+        let event_id = call.delayed_event(&id).await["event_id"].as_str().unwrap().to_owned();
+        let path = format!("/_matrix/client/v3/rooms/{}/event/{event_id}", call.room);
+        let event = call.server.get(&path, call.token()).await.ok();
+        assert_eq!(event["unsigned"]["org.matrix.msc4140.delay_id"], id);
+        assert!(event["unsigned"]["transaction_id"].is_null());
+
+        let bob = register(&call.server, "bob").await;
+        let join = format!("/_matrix/client/v3/rooms/{}/join", call.room);
+        call.server
+            .json(Method::POST, &join, token(&bob), &json!({}))
+            .await
+            .ok();
+        let seen = call.server.get(&path, token(&bob)).await.ok();
+        assert!(!seen.to_string().contains(&id), "the id is the sender's alone: {seen}");
+        call.server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_about_delayed_events_without_a_token_are_limited_per_address() {
+    testkit::database::each(|db| async move {
+        let call = Call::start_with(&db, |c| c.rate_limits.delayed_events.burst = 2).await;
+        let from = |address: &str| {
+            let request = http::Request::post("/_matrix/client/unstable/org.matrix.msc4140/delayed_events/any/restart")
+                .extension(homeserver::client_api::ClientIp(address.parse().unwrap()))
+                .body(axum::body::Body::empty())
+                .unwrap();
+            let answer = tower::ServiceExt::oneshot(call.server.router.clone(), request);
+            async move { answer.await.unwrap().status().as_u16() }
+        };
+        for expected in [404, 404, 429] {
+            assert_eq!(from("10.0.0.1").await, expected);
+        }
+        assert_eq!(from("10.0.0.2").await, 404, "another address");
+        call.server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_participant_is_given_is_the_users() {
+    testkit::database::each(|db| async move {
+        let call = Call::start(&db).await;
+        let (sfu_room, identity) = call.whereabouts(&call.enter(json!({})).await);
+        let hs = call.server.homeserver.clone();
+        let credentials = hs.calls.participant_turn_credentials(&sfu_room, &identity).unwrap();
+        // The very name that ends with the user, as the relay knows it.
+        assert!(
+            credentials.username.ends_with(":@alice:example.org"),
+            "{}",
+            credentials.username
+        );
+        assert!(
+            hs.calls
+                .participant_turn_credentials(&sfu_room, "@bob:example.org:X")
+                .is_none()
+        );
+
+        call.plane.opened.lock().unwrap().clear();
+        assert!(hs.admit_participant(&sfu_room, &identity).await.unwrap());
+        assert!(call.plane.opened.lock().unwrap().contains(&sfu_room), "opened again");
+        assert!(!hs.admit_participant(&sfu_room, "@bob:example.org:X").await.unwrap());
+        let membership = |action: &str| format!("/_matrix/client/v3/rooms/{}/{action}", call.room);
+        for (action, expected) in [("leave", false), ("join", true)] {
+            let path = membership(action);
+            call.server
+                .json(Method::POST, &path, call.token(), &json!({}))
+                .await
+                .ok();
+            assert_eq!(
+                hs.admit_participant(&sfu_room, &identity).await.unwrap(),
+                expected,
+                "{action}"
+            );
+        }
+        call.server
+            .json(Method::POST, "/_matrix/client/v3/logout", call.token(), &json!({}))
+            .await
+            .ok();
+        assert!(!hs.admit_participant(&sfu_room, &identity).await.unwrap(), "signed out");
+        let revoked = async {
+            while call.plane.revoked.lock().unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), revoked)
+            .await
+            .expect("credentials end with the last device");
+        let expires: u64 = credentials.username.split_once(':').unwrap().0.parse().unwrap();
+        let (user, until) = call.plane.revoked.lock().unwrap()[0].clone();
+        assert!(user == "@alice:example.org" && until >= expires, "{user} {until}");
+        call.server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ids_that_are_too_long_are_refused() {
+    testkit::database::each(|db| async move {
+        let call = Call::start(&db).await;
+        let member = |id: String| {
+            json!({ "id": id, "claimed_user_id": "@alice:example.org", "claimed_device_id": call.user["device_id"] })
+        };
+        for (slot, id, status) in [
+            ("m.call#ROOM".to_owned(), "m".to_owned(), 200),
+            ("s".repeat(256), "m".to_owned(), 400),
+            ("m.call#ROOM".to_owned(), "m".repeat(256), 400),
+        ] {
+            let body = json!({
+                "room_id": call.room, "slot_id": slot, "openid_token": call.openid().await, "member": member(id),
+            });
+            let answer = call.server.json(Method::POST, "/livekit/jwt/get_token", None, &body).await;
+            assert_eq!(answer.status, status);
+        }
+        call.server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_can_never_be_sent_is_not_scheduled() {
+    testkit::database::each(|db| async move {
+        let call = Call::start(&db).await;
+        let schedule = |kind: &str, body: Value| {
+            let path = format!(
+                "/_matrix/client/v3/rooms/{}/state/{kind}/key?org.matrix.msc4140.delay=8000",
+                call.room
+            );
+            let call = &call;
+            async move { call.server.json(Method::PUT, &path, call.token(), &body).await }
+        };
+        schedule("m.test", json!({ "text": "x".repeat(65_536) }))
+            .await
+            .is_error(413, "M_TOO_LARGE");
+        schedule("m.%00", json!({})).await.is_error(400, "M_INVALID_PARAM");
+        schedule(&"m".repeat(256), json!({}))
+            .await
+            .is_error(400, "M_INVALID_PARAM");
+        schedule("m.test", json!({ "text": "x".repeat(60_000) })).await.ok();
         call.server.stop().await;
     })
     .await;

@@ -495,7 +495,7 @@ impl Room {
     }
 
     pub(crate) fn ice_servers(&self, identity: &str) -> Vec<IceServerMessage> {
-        (self.environment.ice_servers)(identity)
+        (self.environment.ice_servers)(&self.name, identity)
             .into_iter()
             .map(|server| IceServerMessage {
                 urls: server.urls,

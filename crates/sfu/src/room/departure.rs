@@ -12,14 +12,13 @@ use tracing::info;
 use super::{
     ConnectionId,
     actor::{Room, update},
+    removals::TOKEN_LIFETIME_SECONDS,
     signalling::leave,
 };
 use crate::{LeaveReason, SfuEvent, clock};
 
 /// A client gets a new token this often; without one it could not resume after its first has expired.
 pub(crate) const TOKEN_INTERVAL: Duration = Duration::from_secs(300);
-/// Lifetime of a refreshed token, in seconds.
-const TOKEN_LIFETIME_SECONDS: u64 = 3600;
 /// A media connection must stand after this long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// A lost signalling connection must be resumed within this time, whatever the media does: clients come back within
@@ -221,7 +220,7 @@ impl Room {
 
     /// Sends a token that lives on, so that the client may resume later.
     pub(crate) fn refresh_token(&mut self, key: usize, now: Instant) {
-        let issued = u64::try_from(clock::unix_millis() / 1000).unwrap_or(0);
+        let issued = clock::unix_seconds();
         let participant = &mut self.participants[key];
         participant.token_due = now + TOKEN_INTERVAL;
         let mut claims = participant.claims.clone();

@@ -16,6 +16,7 @@ mod offers;
 mod participant;
 mod publication;
 mod publishing;
+pub(crate) mod removals;
 mod signalling;
 mod subscription;
 

@@ -53,6 +53,13 @@ pub(crate) fn leave(reason: DisconnectReason, action: Action) -> SignalOut {
 impl Room {
     /// A client that its token lets in.
     pub(crate) fn join(&mut self, join: Join, now: Instant) {
+        if self.environment.removals.ended(&join.claims) {
+            // Removed between the door and here.
+            let _ = join
+                .outbound
+                .try_send(leave(DisconnectReason::ParticipantRemoved, Action::Disconnect));
+            return;
+        }
         if join.parameters.resume.is_some() {
             self.resume(join, now);
             return;

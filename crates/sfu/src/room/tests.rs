@@ -57,7 +57,8 @@ pub(super) async fn environment() -> (Environment, mpsc::Receiver<SfuEvent>) {
         certificate: Certificate::generate().unwrap(),
         mux: mux.await.unwrap(),
         candidates: parking_lot::RwLock::new(vec!["candidate:1 1 udp 1 192.0.2.1 7882 typ host".into()]),
-        ice_servers: Arc::new(|_| Vec::new()),
+        ice_servers: Arc::new(|_, _| Vec::new()),
+        removals: Default::default(),
         events: sender,
         shutdown,
     };
@@ -502,6 +503,16 @@ async fn one_request_or_offer_is_one_pass_of_the_allocator() {
     assert_eq!(bench.room.allocations, 2);
     bench.request(&bob, hide(true));
     assert_eq!(bench.room.allocations, 2, "nothing changed");
+}
+
+#[tokio::test]
+async fn whoever_is_removed_between_the_door_and_the_room_does_not_come_in() {
+    let mut bench = Bench::new().await;
+    bench.room.environment.removals.note("room", "alice", 1000);
+    let mut alice = bench.join("alice");
+    let reason = (DisconnectReason::ParticipantRemoved as i32, Action::Disconnect as i32);
+    assert_eq!(left(&alice.messages()), Some(reason));
+    assert!(alice.inbox.is_closed() && bench.room.participants.is_empty());
 }
 
 #[tokio::test]
