@@ -117,6 +117,14 @@ async fn the_first_start_needs_nothing_and_its_link_makes_the_administrator() {
     let password = "four warm unrelated words";
     let parameters = json!({ "link": link, "name": "hearthkeeper", "password": password });
     let mut browser = Script::node("first_admin.mjs", &parameters);
+    let shown = browser.expect("shown").await;
+    assert_eq!(shown["cut"], json!([]), "wider than the phone: {shown}");
+    assert_eq!(shown["background"], "rgb(15, 22, 20)", "dark: {shown}");
+    let services = shown["services"].as_array().expect("a list");
+    for (service, said) in services.iter().zip(["Running", "Its ports hear", "Its ports hear"]) {
+        assert!(service.as_str().is_some_and(|text| text.contains(said)), "{shown}");
+    }
+    assert_eq!(browser.expect("focus").await["on"], "Show");
     let created = browser.expect("created").await;
     assert!(
         created["heading"]

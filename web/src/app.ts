@@ -4,10 +4,11 @@ import { element, hasToken, offerSetup, takeToken } from "./setup.ts";
 import { fetchStatus, reachesRelay, type Service, type Status } from "./status.ts";
 
 const NAMES = { chat: "Chat", relay: "Call relay", calls: "Group calls" };
+/** Who can reach what hears, in the words of the pill. */
 const REACH = {
-  internet: "Public address",
-  network: "Address on this network only",
-  machine: "Address on this machine only",
+  internet: "Running",
+  network: "Local network",
+  machine: "This machine",
 };
 const PURPOSE = {
   chat: "Messages, rooms and files, by the Matrix standard.",
@@ -95,31 +96,62 @@ function showServices(services: Service[]): void {
 
 function serviceRow(service: Service): HTMLLIElement {
   const row = document.createElement("li");
-  const [name, pill, text] = [document.createElement("h3"), document.createElement("span"), document.createElement("p")];
+  const [name, pill] = [document.createElement("h3"), document.createElement("span")];
   name.textContent = NAMES[service.name];
   const show = (kind: string, words: string) => {
     pill.className = `pill ${kind}`;
     pill.textContent = words;
   };
-  if (service.state === "off") show("off", "Switched off");
-  else show(service.reach === "machine" ? "warn" : "good", "Running");
-  const sentences = [service.state === "running" ? PURPOSE[service.name] : ""];
-  if (service.state === "running" && service.reach) sentences.push(`${REACH[service.reach]}${service.addresses?.length ? `: ${service.addresses.join(", ")}` : ""}.`);
-  if (service.detail) sentences.push(service.detail);
-  text.textContent = sentences.filter(Boolean).join(" ");
-  row.append(name, pill, text);
-  if (service.state === "running" && service.stun) void tryRelay(service.stun, show, text);
+  row.append(name, pill);
+  const say = (text: string, kind = "") => {
+    const line = document.createElement("p");
+    line.className = kind;
+    line.append(...withCode(text));
+    row.append(line);
+  };
+  say(PURPOSE[service.name]);
+  switch (service.state) {
+    case "off":
+      show("off", "Switched off");
+      break;
+    case "unreachable":
+      show("bad", "Not reachable");
+      break;
+    case "impaired":
+      show("warn", "In part");
+      break;
+    case "running":
+      if (!service.reach) show("good", "Running");
+      else show(service.reach === "internet" ? "good" : "warn", REACH[service.reach]);
+  }
+  if (service.state !== "off" && service.addresses?.length) say(`At ${service.addresses.map((address) => `\`${address}\``).join(", ")}.`);
+  if (service.state === "running" && service.reach) say("Its ports hear: the server has just tried them.", "fine");
+  if (service.detail) say(service.detail, "why");
+  if (service.cure) say(service.cure, "cure");
+  if (service.state === "running" && service.stun) void tryRelay(service.stun, show, say);
   return row;
 }
 
-async function tryRelay(stun: string, show: (kind: string, words: string) => void, text: HTMLElement): Promise<void> {
+/** Text with what stands between backticks as code. */
+function withCode(text: string): (string | HTMLElement)[] {
+  return text.split("`").map((part, index) => {
+    if (index % 2 === 0) return part;
+    const code = document.createElement("code");
+    code.textContent = part;
+    return code;
+  });
+}
+
+async function tryRelay(stun: string, show: (kind: string, words: string) => void, say: (text: string, kind?: string) => void): Promise<void> {
   const reached = await reachesRelay(stun);
+  const address = stun.replace("stun:", "");
   if (reached === true) {
-    show("good", "Running");
-    text.append(" This browser reaches it.");
+    show("good", "Reachable");
+    say("This browser reaches it.", "fine");
   } else if (reached === false) {
-    show("warn", "Not reached");
-    text.append(` This browser gets no answer from ${stun.replace("stun:", "")} over UDP: a firewall may be closing that port.`);
+    show("bad", "Not reached");
+    say(`This browser gets no answer from \`${address}\` over UDP: a firewall between here and there is closing that port.`, "why");
+    say("Open the port: `longhouse ports` prints the lines for three firewalls.", "cure");
   }
 }
 

@@ -2,13 +2,18 @@
 
 export interface Service {
   name: "chat" | "relay" | "calls";
-  /** off: switched off by the configuration. What cannot run stops the server's start. */
-  state: "running" | "off";
+  /**
+   * running: every port of it hears, as the server found out by trying. impaired: some do not. unreachable: none does.
+   * off: switched off by the configuration. What cannot run stops the server's start.
+   */
+  state: "running" | "impaired" | "unreachable" | "off";
   /** Who can reach it, judged by its addresses. */
   reach?: "internet" | "network" | "machine";
   addresses?: string[];
-  /** Why, when there is something to explain. */
+  /** Why, when there is something to explain. Words between backticks are to be typed. */
   detail?: string;
+  /** What to do about it. */
+  cure?: string;
   /** A STUN address this browser may ask. */
   stun?: string;
 }

@@ -113,14 +113,14 @@ impl Media {
                     ..running(ServiceName::Relay, &addresses)
                 }
             }
-            None => off(ServiceName::Relay, "The configuration says `turn.enabled = false`."),
+            None => off(ServiceName::Relay, "turn.enabled"),
         };
         let calls = match &self.sfu {
             Some(sfu) => {
                 let addresses = sfu.media_addresses();
                 running(ServiceName::Calls, &[addresses.udp, addresses.tcp].concat())
             }
-            None => off(ServiceName::Calls, "The configuration says `sfu.enabled = false`."),
+            None => off(ServiceName::Calls, "sfu.enabled"),
         };
         [relay, calls]
     }
@@ -358,23 +358,39 @@ fn running(name: ServiceName, addresses: &[SocketAddr]) -> Service {
         .collect();
     shown.sort();
     shown.dedup();
+    let (listen, external) = match name {
+        ServiceName::Relay => ("`turn.listen`", "`turn.external_ips`"),
+        ServiceName::Calls | ServiceName::Chat => ("`sfu.udp_listen` and `sfu.tcp_listen`", "`sfu.external_ips`"),
+    };
+    let cure = match reach {
+        Some(Reach::Internet) => None,
+        Some(Reach::Network) => Some(format!(
+            "For calls from elsewhere, forward its ports on your router (`longhouse ports` lists them) and name the \
+             public address in {external}."
+        )),
+        Some(Reach::Machine) | None => Some(format!(
+            "For calls with others, let {listen} name an address that they can reach, or every address: `0.0.0.0`."
+        )),
+    };
     Service {
         name,
         state: ServiceState::Running,
         reach,
         addresses: shown,
         detail: None,
+        cure,
         stun: None,
     }
 }
 
-fn off(name: ServiceName, detail: &str) -> Service {
+fn off(name: ServiceName, setting: &str) -> Service {
     Service {
         name,
         state: ServiceState::Off,
         reach: None,
         addresses: Vec::new(),
-        detail: Some(detail.to_owned()),
+        detail: Some(format!("The configuration says `{setting} = false`.")),
+        cure: Some("Take that line out and restart Longhouse to switch it on.".to_owned()),
         stun: None,
     }
 }

@@ -22,6 +22,7 @@ use crate::http::health::{self, Readiness};
 use crate::http::listener::{Server, Tls};
 use crate::http::metrics::{self, MetricsError};
 use crate::http::page;
+use crate::http::probe::Probe;
 use crate::http::request::{self, Surroundings, TrustedProxies};
 use crate::http::status::{self, Service, ServiceName, ServiceState, Status};
 use crate::http::tls::{Certificate, TlsError};
@@ -112,7 +113,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let homeserver = start_homeserver(&config, &data_dir, shutdown.clone()).await?;
     let media = Media::start(&config, &homeserver, &tasks, &shutdown).await?;
 
-    let (first_admin, link) = FirstAdmin::prepare(&homeserver, &config.public_url(), data_dir.path()).await?;
+    let first_step = first_step(&config, &homeserver, &data_dir).await?;
     let administration = Administration::new({
         let homeserver = homeserver.clone();
         move |request| {
@@ -127,7 +128,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         server.serve(bind(config.metrics.address, "metrics.address", "metrics").await?, None);
     }
 
-    let router = compose(&config, &homeserver, &media, &first_admin, readiness.clone());
+    let router = compose(&config, &homeserver, &media, &first_step, readiness.clone());
     let server = Server::new(router, &config.listen, tasks.clone(), shutdown.clone());
     for address in &config.listen.addresses {
         server.serve(bind(*address, "listen.addresses", "HTTP").await?, None);
@@ -147,7 +148,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         "ready"
     );
 
-    greet(&config, &first_admin, link);
+    greet(&config, &first_step);
 
     signal.await;
     tracing::info!("shutting down");
@@ -168,25 +169,45 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Tells the person at the terminal where to go. The link is a secret: a log gets only the place of its file.
-fn greet(config: &Config, first_admin: &FirstAdmin, link: Option<String>) {
-    if link.is_some() {
-        tracing::warn!(
-            file = %first_admin.file().display(),
-            "there is no administrator yet: open the link in this file, or run `longhouse user add NAME --admin`"
-        );
+/// How the first administrator is made.
+enum FirstStep {
+    /// On the page; the link while there is none yet.
+    Page(FirstAdmin, Option<String>),
+    /// On the command line alone: nobody serves the form. Whether that is still to do.
+    CommandLine { needed: bool },
+}
+
+async fn first_step(config: &Config, homeserver: &Homeserver, data_dir: &DataDir) -> Result<FirstStep, ServeError> {
+    if !config.web.enabled {
+        first_admin::forget_link(data_dir.path());
+        let needed = !homeserver.store.admin_exists().await?;
+        return Ok(FirstStep::CommandLine { needed });
     }
+    let (first_admin, link) = FirstAdmin::prepare(homeserver, &config.public_url(), data_dir.path()).await?;
+    Ok(FirstStep::Page(first_admin, link))
+}
+
+/// Tells the person at the terminal where to go. The link is a secret: a log gets only the place of its file.
+fn greet(config: &Config, first_step: &FirstStep) {
+    let text = match first_step {
+        FirstStep::Page(first_admin, Some(link)) => {
+            tracing::warn!(
+                file = %first_admin.file().display(),
+                "there is no administrator yet: open the link in this file, or run `longhouse user add NAME --admin`"
+            );
+            format!("  Create the administrator:  {link}\n")
+        }
+        FirstStep::CommandLine { needed: true } => {
+            tracing::warn!("there is no administrator yet: run `longhouse user add NAME --admin`");
+            "  Create the administrator:  longhouse user add NAME --admin\n".to_owned()
+        }
+        FirstStep::Page(_, None) | FirstStep::CommandLine { needed: false } => String::new(),
+    };
     let mut terminal = std::io::stdout();
     if !terminal.is_terminal() {
         return;
     }
-    let first_step = link
-        .map(|link| format!("  Create the administrator:  {link}\n"))
-        .unwrap_or_default();
-    let text = format!(
-        "\n  Longhouse runs:            {}/\n{first_step}\n",
-        config.public_url()
-    );
+    let text = format!("\n  Longhouse runs:            {}/\n{text}\n", config.public_url());
     // The terminal may be gone; the server does not need it.
     let _ = terminal.write_all(text.as_bytes());
 }
@@ -258,7 +279,7 @@ fn compose(
     config: &Config,
     homeserver: &Homeserver,
     media: &Media,
-    first_admin: &FirstAdmin,
+    first_step: &FirstStep,
     readiness: Readiness,
 ) -> Router {
     let around = Surroundings {
@@ -269,10 +290,11 @@ fn compose(
     if let Some(sfu) = &media.sfu {
         router = router.nest(SIGNALLING_PATH, sfu.router());
     }
-    if config.web.enabled {
+    if let FirstStep::Page(first_admin, _) = first_step {
+        let probe = Probe::new(media.relay.clone(), media.sfu.clone());
         router = router
             .merge(page::router())
-            .merge(status::router(summary(config, media), first_admin.clone()))
+            .merge(status::router(summary(config, media), probe, first_admin.clone()))
             .merge(first_admin::router(first_admin.clone()));
     }
     router.layer(axum::middleware::from_fn_with_state(around, request::trace))
@@ -285,6 +307,7 @@ fn summary(config: &Config, media: &Media) -> Status {
         reach: None,
         addresses: Vec::new(),
         detail: None,
+        cure: None,
         stun: None,
     };
     Status {

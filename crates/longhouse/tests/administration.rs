@@ -233,6 +233,20 @@ fn the_first_administrator_is_made_by_the_link_once() {
 }
 
 #[test]
+fn without_the_page_the_administrator_is_made_on_the_command_line() {
+    let site = Site::new();
+    let file = site.directory.path().join("longhouse.toml");
+    let settings = std::fs::read_to_string(&file).expect("readable");
+    std::fs::write(&file, format!("{settings}[web]\nenabled = false\n")).expect("written");
+    let running = site.start();
+    assert_eq!(site.http("GET", "/", &json!({})).0, 404);
+    assert!(!site.data().join("first-admin.link").exists());
+    running.stop();
+    let log = site.log();
+    assert!(log.contains("longhouse user add NAME --admin"), "{log}");
+}
+
+#[test]
 fn every_part_answers_at_one_address() {
     let site = Site::new();
     let running = site.start();
@@ -240,7 +254,13 @@ fn every_part_answers_at_one_address() {
     let (status, body) = site.http("GET", "/_longhouse/status", &nothing);
     let services = body["services"].as_array().expect("a list");
     let states: Vec<&Value> = services.iter().map(|service| &service["state"]).collect();
-    assert_eq!((status, states), (200, vec![&json!("running"); 3]), "{body}");
+    assert_eq!(
+        (status, states),
+        (200, vec![&json!("running"); 3]),
+        "every port was found to hear: {body}"
+    );
+    let cure = services[1]["cure"].as_str().unwrap_or_default();
+    assert!(cure.contains("turn.listen"), "only this machine reaches it: {body}");
     assert!(site.http("GET", "/_matrix/client/versions", &nothing).1["versions"].is_array());
     let (status, body) = site.http("GET", "/_matrix/client/v3/nothing", &nothing);
     assert_eq!((status, &body["errcode"]), (404, &json!("M_UNRECOGNIZED")));

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     Admission, Config, Environment, ParticipantSummary, Surroundings, candidates, clock,
     http::{self, Surface},
+    probe::{self, Probed},
     room::{Command, Rooms, removals::Removals},
     transport::{Certificate, CertificateError, Mux, MuxConfig, MuxError},
 };
@@ -173,6 +174,11 @@ impl SfuHandle {
             udp: candidates::reachable(&addresses, &self.udp_bound, &config.external_ips),
             tcp: candidates::reachable(&addresses, &self.tcp_bound, &config.external_ips),
         }
+    }
+
+    /// Whether the media sockets hear at this moment, tried from this machine; takes up to a second and a half.
+    pub async fn probe(&self) -> Vec<Probed> {
+        probe::sockets(&self.environment.mux, &self.udp_bound, &self.tcp_bound).await
     }
 
     /// Replaces the addresses under which the machine is reachable from outside: home connections change theirs.

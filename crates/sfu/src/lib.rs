@@ -9,6 +9,7 @@ mod config;
 mod handle;
 mod http;
 pub mod media;
+mod probe;
 mod room;
 pub mod sdp;
 pub mod signal;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use handle::{MediaAddresses, SfuHandle, StartError, start};
+pub use probe::{Probed, Protocol};
 
 /// A STUN or TURN server offered to a client.
 #[derive(Clone, PartialEq, Eq)]

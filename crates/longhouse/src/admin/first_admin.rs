@@ -17,6 +17,9 @@ use homeserver::client_api::ApiError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+/// Where the link is kept, in the data directory.
+const LINK_FILE: &str = "first-admin.link";
+
 /// Whether an administrator is still to be made; all handles share it.
 #[derive(Debug, Clone)]
 pub(crate) struct FirstAdmin(Arc<Inner>);
@@ -35,7 +38,7 @@ impl FirstAdmin {
         public_url: &str,
         data_dir: &Path,
     ) -> Result<(Self, Option<String>), ApiError> {
-        let file = data_dir.join("first-admin.link");
+        let file = data_dir.join(LINK_FILE);
         remove(&file);
         let token = homeserver.accounts.first_admin_link().await?;
         let link = token.map(|token| format!("{public_url}/#first-admin={}", token.0));
@@ -79,6 +82,11 @@ impl FirstAdmin {
             remove(&self.0.file);
         }
     }
+}
+
+/// Removes the file of a link that nobody serves the form for any more.
+pub(crate) fn forget_link(data_dir: &Path) {
+    remove(&data_dir.join(LINK_FILE));
 }
 
 fn write_private(file: &Path, link: &str) -> io::Result<()> {

@@ -5,6 +5,7 @@ pub(crate) mod health;
 pub(crate) mod listener;
 pub(crate) mod metrics;
 pub(crate) mod page;
+pub(crate) mod probe;
 pub(crate) mod request;
 pub(crate) mod status;
 pub(crate) mod tls;

@@ -8,6 +8,7 @@ use axum::{Json, Router};
 use http::header::CACHE_CONTROL;
 use serde::Serialize;
 
+use super::probe::{Found, Port, Probe};
 use crate::admin::first_admin::FirstAdmin;
 
 /// Everything but what can change while the process runs.
@@ -29,8 +30,12 @@ pub(crate) struct Service {
     pub(crate) reach: Option<Reach>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) addresses: Vec<String>,
+    /// What is wrong, or why it does not run. Words between backticks are to be typed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) detail: Option<String>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cure: Option<String>,
     /// `stun:host:port`, which the browser may try.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stun: Option<String>,
@@ -47,7 +52,12 @@ pub(crate) enum ServiceName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ServiceState {
+    /// Runs, and every port of it was found to hear.
     Running,
+    /// Some of its ports do not hear.
+    Impaired,
+    /// None of its ports hears.
+    Unreachable,
     Off,
 }
 
@@ -80,6 +90,38 @@ impl Reach {
     }
 }
 
+impl Service {
+    /// The service after a look at its ports: what does not hear is worse news than who could reach it.
+    fn found(mut self, ports: &[Port]) -> Self {
+        if self.state != ServiceState::Running {
+            return self;
+        }
+        let deaf: Vec<String> = ports
+            .iter()
+            .filter(|port| !port.hears)
+            .map(|port| format!("{} {}", port.protocol.to_uppercase(), port.address))
+            .collect();
+        if deaf.is_empty() {
+            return self;
+        }
+        self.state = if deaf.len() == ports.len() {
+            ServiceState::Unreachable
+        } else {
+            ServiceState::Impaired
+        };
+        self.detail = Some(format!(
+            "Nothing that is sent to {} arrives, not even from this machine.",
+            deaf.join(" and ")
+        ));
+        self.cure = Some(
+            "Restart Longhouse. If that does not help, a firewall on this machine drops the packets: \
+             `longhouse ports` prints the lines that open the ports."
+                .to_owned(),
+        );
+        self
+    }
+}
+
 #[derive(Serialize)]
 struct Body<'a> {
     #[serde(flatten)]
@@ -87,11 +129,29 @@ struct Body<'a> {
     needs_first_administrator: bool,
 }
 
-pub(crate) fn router(status: Status, first: FirstAdmin) -> Router {
+impl Status {
+    fn found(&self, found: &Found) -> Self {
+        let services = self.services.iter().cloned().map(|service| {
+            let ports = match service.name {
+                ServiceName::Chat => &[][..],
+                ServiceName::Relay => &found.relay,
+                ServiceName::Calls => &found.sfu,
+            };
+            service.found(ports)
+        });
+        Self {
+            services: services.collect(),
+            ..self.clone()
+        }
+    }
+}
+
+pub(crate) fn router(status: Status, probe: Probe, first: FirstAdmin) -> Router {
     Router::new().route(
         "/_longhouse/status",
         // GET /_longhouse/status: what the page shows.
         get(move || async move {
+            let status = status.found(&*probe.found().await);
             let body = Body {
                 status: &status,
                 needs_first_administrator: first.is_needed().await,
@@ -104,6 +164,37 @@ pub(crate) fn router(status: Status, first: FirstAdmin) -> Router {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_hear_is_said_with_its_cure() {
+        let service = Service {
+            name: ServiceName::Relay,
+            state: ServiceState::Running,
+            reach: Some(Reach::Internet),
+            addresses: Vec::new(),
+            detail: None,
+            cure: None,
+            stun: None,
+        };
+        let port = |protocol, hears| Port {
+            protocol,
+            address: "0.0.0.0:3478".parse().expect("address"),
+            hears,
+        };
+        let found = |udp, tcp| service.clone().found(&[port("udp", udp), port("tcp", tcp)]);
+        assert_eq!(found(true, true).state, ServiceState::Running);
+        let impaired = found(true, false);
+        assert_eq!(impaired.state, ServiceState::Impaired);
+        assert!(impaired.detail.expect("why").contains("TCP 0.0.0.0:3478"));
+        let unreachable = found(false, false);
+        assert_eq!(unreachable.state, ServiceState::Unreachable);
+        assert!(unreachable.cure.expect("a cure").contains("longhouse ports"));
+        let off = Service {
+            state: ServiceState::Off,
+            ..service
+        };
+        assert_eq!(off.found(&[port("udp", false)]).state, ServiceState::Off);
+    }
 
     #[test]
     fn reach_follows_the_widest_address() {

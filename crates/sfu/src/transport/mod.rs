@@ -30,6 +30,7 @@ pub use mux::{ConnectionKey, Incoming, Mux, MuxConfig, MuxError, MuxStats, Regis
 
 mod outbox;
 mod stun;
+pub(crate) use stun::check_of_ours;
 
 #[cfg(test)]
 mod tests;

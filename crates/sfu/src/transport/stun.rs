@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use aws_lc_rs::hmac;
 
+use super::IceCredentials;
+
 const MAGIC_COOKIE: u32 = 0x2112_A442;
 const HEADER_LEN: usize = 20;
 /// XORed into the CRC of the FINGERPRINT attribute (RFC 8489 §14.7).
@@ -24,7 +26,7 @@ const USE_CANDIDATE: u16 = 0x0025;
 const FINGERPRINT: u16 = 0x8028;
 const ICE_CONTROLLED: u16 = 0x8029;
 
-pub(super) type TransactionId = [u8; 12];
+pub(crate) type TransactionId = [u8; 12];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
@@ -160,6 +162,20 @@ pub(super) fn write_check(out: &mut Vec<u8>, transaction: &TransactionId, check:
     attribute(out, PRIORITY, &check.priority.to_be_bytes());
     attribute(out, ICE_CONTROLLED, &check.tie_breaker.to_be_bytes());
     finish(out, start, check.remote_password);
+}
+
+/// A connectivity check for whom we gave `local` to: how the process tries its own sockets.
+pub(crate) fn check_of_ours(local: &IceCredentials, transaction: &TransactionId) -> Vec<u8> {
+    let mut check = Vec::with_capacity(128);
+    let own = Check {
+        local_ufrag: "self",
+        remote_ufrag: &local.ufrag,
+        remote_password: &local.pwd,
+        priority: 1,
+        tie_breaker: 0,
+    };
+    write_check(&mut check, transaction, &own);
+    check
 }
 
 /// What a connectivity check says.
