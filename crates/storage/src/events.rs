@@ -31,6 +31,10 @@ pub struct EventRow {
     pub device_id: Option<String>,
     /// That transaction id.
     pub txn_id: Option<String>,
+    /// The room's state once the event had its place, where that is not `state_group`.
+    pub room_group: Option<i64>,
+    /// Whether it is refused where it stands; `soft_failed` is set then as well.
+    pub rejected: bool,
     /// Canonical JSON.
     pub json: String,
 }
@@ -49,6 +53,8 @@ type EventTuple = (
     Option<i64>,
     Option<String>,
     Option<String>,
+    Option<i64>,
+    bool,
     String,
 );
 
@@ -68,7 +74,9 @@ impl From<EventTuple> for EventRow {
             redacted_by: row.10,
             device_id: row.11,
             txn_id: row.12,
-            json: row.13,
+            room_group: row.13,
+            rejected: row.14,
+            json: row.15,
         }
     }
 }
@@ -93,7 +101,7 @@ impl Store {
             &mut conn,
             EventTuple,
             "SELECT event_nid, room_nid, event_id, depth, type, sender, state_key, replaces, state_group,
-                    soft_failed, redacted_by, device_id, txn_id, json FROM events WHERE event_id = $1",
+                    soft_failed, redacted_by, device_id, txn_id, room_group, rejected, json FROM events WHERE event_id = $1",
             event_id
         )?;
         Ok(row.map(EventRow::from))
@@ -112,8 +120,27 @@ impl Store {
             &mut conn,
             EventTuple,
             "SELECT event_nid, room_nid, event_id, depth, type, sender, state_key, replaces, state_group,
-                    soft_failed, redacted_by, device_id, txn_id, json FROM events WHERE event_nid IN {INT_LIST $1}",
+                    soft_failed, redacted_by, device_id, txn_id, room_group, rejected, json FROM events WHERE event_nid IN {INT_LIST $1}",
             list(nids)
+        )?;
+        Ok(rows.into_iter().map(EventRow::from).collect())
+    }
+
+    /// The events with these ids, of whatever room, refused ones too, in no particular order.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn events_by_id(&self, ids: &[&str]) -> Result<Vec<EventRow>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut conn = self.read().await?;
+        let rows = fetch_all!(
+            &mut conn,
+            EventTuple,
+            "SELECT event_nid, room_nid, event_id, depth, type, sender, state_key, replaces, state_group,
+                    soft_failed, redacted_by, device_id, txn_id, room_group, rejected, json FROM events WHERE event_id IN {TEXT_LIST $1}",
+            list(ids)
         )?;
         Ok(rows.into_iter().map(EventRow::from).collect())
     }
@@ -137,7 +164,7 @@ impl Store {
                 &mut conn,
                 EventTuple,
                 "SELECT event_nid, room_nid, event_id, depth, type, sender, state_key, replaces, state_group,
-                    soft_failed, redacted_by, device_id, txn_id, json FROM events WHERE room_nid = $1 AND event_nid > $2 AND event_nid <= $3 AND NOT soft_failed
+                    soft_failed, redacted_by, device_id, txn_id, room_group, rejected, json FROM events WHERE room_nid = $1 AND event_nid > $2 AND event_nid <= $3 AND NOT soft_failed
                  ORDER BY event_nid LIMIT $4",
                 room_nid,
                 after,
@@ -148,7 +175,7 @@ impl Store {
                 &mut conn,
                 EventTuple,
                 "SELECT event_nid, room_nid, event_id, depth, type, sender, state_key, replaces, state_group,
-                    soft_failed, redacted_by, device_id, txn_id, json FROM events WHERE room_nid = $1 AND event_nid > $2 AND event_nid <= $3 AND NOT soft_failed
+                    soft_failed, redacted_by, device_id, txn_id, room_group, rejected, json FROM events WHERE room_nid = $1 AND event_nid > $2 AND event_nid <= $3 AND NOT soft_failed
                  ORDER BY event_nid DESC LIMIT $4",
                 room_nid,
                 after,
@@ -169,7 +196,7 @@ impl Store {
             &mut conn,
             EventTuple,
             "SELECT event_nid, room_nid, event_id, depth, type, sender, state_key, replaces, state_group,
-                    soft_failed, redacted_by, device_id, txn_id, json FROM events
+                    soft_failed, redacted_by, device_id, txn_id, room_group, rejected, json FROM events
              WHERE room_nid = $1 AND type = $2 AND state_key = $3 AND state_key IS NOT NULL AND NOT soft_failed
              ORDER BY event_nid",
             room_nid,
@@ -189,7 +216,7 @@ impl Store {
             &mut conn,
             EventTuple,
             "SELECT event_nid, room_nid, event_id, depth, type, sender, state_key, replaces, state_group,
-                    soft_failed, redacted_by, device_id, txn_id, json FROM events
+                    soft_failed, redacted_by, device_id, txn_id, room_group, rejected, json FROM events
              WHERE room_nid = $1 AND event_nid > $2 AND event_nid <= $3 AND state_key IS NOT NULL AND NOT soft_failed
              ORDER BY event_nid",
             room_nid,
@@ -199,7 +226,7 @@ impl Store {
         Ok(rows.into_iter().map(EventRow::from).collect())
     }
 
-    /// The key of the newest shown event of a room at or before a position, and the state after it.
+    /// The key of the newest shown event of a room at or before a position, and the room's state since.
     ///
     /// # Errors
     /// When the database fails.
@@ -208,7 +235,7 @@ impl Store {
         fetch_optional!(
             &mut conn,
             (i64, i64),
-            "SELECT event_nid, state_group FROM events
+            "SELECT event_nid, COALESCE(room_group, state_group) FROM events
              WHERE room_nid = $1 AND event_nid <= $2 AND NOT soft_failed ORDER BY event_nid DESC LIMIT 1",
             room_nid,
             up_to
@@ -262,6 +289,21 @@ impl Store {
             kind
         )?;
         Ok(row.map(|(id,)| id))
+    }
+
+    /// The redactions of an event that came before it, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn waiting_redactions(&self, target: &str) -> Result<Vec<i64>, Error> {
+        let mut conn = self.read().await?;
+        let rows = fetch_all!(
+            &mut conn,
+            (i64,),
+            "SELECT event_nid FROM waiting_redactions WHERE target = $1 ORDER BY event_nid",
+            target
+        )?;
+        Ok(rows.into_iter().map(|(nid,)| nid).collect())
     }
 
     /// Events of a room that relate to its event `target` with `after < position <= up_to`, newest or oldest first; each
@@ -339,8 +381,8 @@ pub async fn insert_event(tx: &mut Conn, event: &EventRow) -> Result<(), Error> 
     execute!(
         tx,
         "INSERT INTO events (event_nid, room_nid, event_id, depth, type, sender, state_key, replaces, state_group,
-                             soft_failed, redacted_by, device_id, txn_id, json)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                             soft_failed, redacted_by, device_id, txn_id, room_group, rejected, json)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         event.event_nid,
         event.room_nid,
         &event.event_id,
@@ -354,6 +396,8 @@ pub async fn insert_event(tx: &mut Conn, event: &EventRow) -> Result<(), Error> 
         event.redacted_by,
         &event.device_id,
         &event.txn_id,
+        event.room_group,
+        event.rejected,
         &event.json
     )
     .map(drop)
@@ -386,6 +430,20 @@ pub async fn insert_relation(tx: &mut Conn, target: &str, event_nid: i64, rel_ty
         target,
         event_nid,
         rel_type
+    )
+    .map(drop)
+}
+
+/// Records that a redaction waits for the event `target`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn insert_waiting_redaction(tx: &mut Conn, target: &str, event_nid: i64) -> Result<(), Error> {
+    execute!(
+        tx,
+        "INSERT INTO waiting_redactions (target, event_nid) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        target,
+        event_nid
     )
     .map(drop)
 }

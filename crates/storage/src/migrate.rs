@@ -17,6 +17,7 @@ const STEPS: &[(i64, &str, &str)] = &[
     (7, "devices", include_str!("../migrations/0007_devices.sql")),
     (8, "push", include_str!("../migrations/0008_push.sql")),
     (9, "upkeep", include_str!("../migrations/0009_upkeep.sql")),
+    (10, "resolution", include_str!("../migrations/0010_resolution.sql")),
 ];
 
 /// Brings the schema up to date.

@@ -31,8 +31,10 @@ pub struct MembershipRow {
     pub room_id: String,
     /// `join`, `invite`, `knock`, `leave` or `ban`.
     pub membership: String,
-    /// Position of the member event.
+    /// Key of the member event.
     pub event_nid: i64,
+    /// Since when it holds: the position of the member event, unless state resolution brought that back.
+    pub position: i64,
     /// Whether the user asked to forget the room after leaving it.
     pub forgotten: bool,
     /// Who sent the member event.
@@ -74,8 +76,8 @@ impl Store {
         let mut conn = self.read().await?;
         let rows = fetch_all!(
             &mut conn,
-            (i64, String, String, i64, bool, String),
-            "SELECT m.room_nid, r.room_id, m.membership, m.event_nid, m.forgotten, e.sender
+            (i64, String, String, i64, i64, bool, String),
+            "SELECT m.room_nid, r.room_id, m.membership, m.event_nid, m.position, m.forgotten, e.sender
              FROM memberships m JOIN rooms r ON r.room_nid = m.room_nid JOIN events e ON e.event_nid = m.event_nid
              WHERE m.user_id = $1",
             user_id
@@ -83,11 +85,12 @@ impl Store {
         Ok(rows
             .into_iter()
             .map(
-                |(room_nid, room_id, membership, event_nid, forgotten, sender)| MembershipRow {
+                |(room_nid, room_id, membership, event_nid, position, forgotten, sender)| MembershipRow {
                     room_nid,
                     room_id,
                     membership,
                     event_nid,
+                    position,
                     forgotten,
                     sender,
                 },
@@ -275,7 +278,8 @@ pub async fn advance_room(
     .map(drop)
 }
 
-/// Records what a user is in a room. A user who comes back remembers a forgotten room.
+/// Records what a user is in a room since `position`. A user who comes back, or is asked to, remembers a forgotten room;
+/// one who is put out again does not.
 ///
 /// # Errors
 /// When the database fails.
@@ -285,17 +289,20 @@ pub async fn set_membership(
     user_id: &str,
     membership: &str,
     event_nid: i64,
+    position: i64,
 ) -> Result<(), Error> {
     execute!(
         tx,
-        "INSERT INTO memberships (room_nid, user_id, membership, event_nid, forgotten)
-         VALUES ($1, $2, $3, $4, FALSE)
+        "INSERT INTO memberships (room_nid, user_id, membership, event_nid, position, forgotten)
+         VALUES ($1, $2, $3, $4, $5, FALSE)
          ON CONFLICT (room_nid, user_id) DO UPDATE
-         SET membership = excluded.membership, event_nid = excluded.event_nid, forgotten = excluded.forgotten",
+         SET membership = excluded.membership, event_nid = excluded.event_nid, position = excluded.position,
+             forgotten = memberships.forgotten AND excluded.membership IN ('leave', 'ban')",
         room_nid,
         user_id,
         membership,
-        event_nid
+        event_nid,
+        position
     )
     .map(drop)
 }

@@ -92,6 +92,137 @@ impl Store {
     }
 }
 
+/// What state resolution made of a piece of a room's current state, where the event at that position does not say so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateReset {
+    /// Since when.
+    pub position: i64,
+    /// The type.
+    pub kind: String,
+    /// The state key.
+    pub state_key: String,
+    /// The event that holds the piece since; none when it is gone.
+    pub event_nid: Option<i64>,
+}
+
+impl Store {
+    /// The graph of `auth_events` below these state events: `(event, auth event)`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn auth_graph(&self, events: &[i64]) -> Result<Vec<(i64, i64)>, Error> {
+        let mut conn = self.read().await?;
+        fetch_all!(
+            &mut conn,
+            (i64, i64),
+            "WITH RECURSIVE reached (nid) AS (
+                 SELECT * FROM {INT_LIST $1} seeds
+                 UNION
+                 SELECT a.auth_nid FROM event_auth a JOIN reached ON a.event_nid = reached.nid
+             )
+             SELECT a.event_nid, a.auth_nid FROM reached JOIN event_auth a ON a.event_nid = reached.nid",
+            list(events)
+        )
+    }
+
+    /// Which events at or after the position `floor` are in the auth chain of any of `events`. An event comes after
+    /// those that authorise it, so nothing below `floor` leads there.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn auth_chain_after(&self, events: &[i64], floor: i64) -> Result<Vec<i64>, Error> {
+        let mut conn = self.read().await?;
+        let rows = fetch_all!(
+            &mut conn,
+            (i64,),
+            "WITH RECURSIVE reached (nid) AS (
+                 SELECT a.auth_nid FROM event_auth a WHERE a.event_nid IN {INT_LIST $1} AND a.auth_nid >= $2
+                 UNION
+                 SELECT a.auth_nid FROM event_auth a JOIN reached ON a.event_nid = reached.nid WHERE a.auth_nid >= $2
+             )
+             SELECT nid FROM reached",
+            list(events),
+            floor
+        )?;
+        Ok(rows.into_iter().map(|(nid,)| nid).collect())
+    }
+
+    /// What state resolution did to one piece of a room's state, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn state_resets(&self, room_nid: i64, kind: &str, state_key: &str) -> Result<Vec<StateReset>, Error> {
+        let mut conn = self.read().await?;
+        let rows = fetch_all!(
+            &mut conn,
+            (i64, String, String, Option<i64>),
+            "SELECT position, type, state_key, event_nid FROM state_resets
+             WHERE room_nid = $1 AND type = $2 AND state_key = $3 ORDER BY position",
+            room_nid,
+            kind,
+            state_key
+        )?;
+        Ok(rows
+            .into_iter()
+            .map(|(position, kind, state_key, event_nid)| StateReset {
+                position,
+                kind,
+                state_key,
+                event_nid,
+            })
+            .collect())
+    }
+
+    /// When state resolution last changed a room's current state; 0 for never.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_state_reset(&self, room_nid: i64) -> Result<i64, Error> {
+        let mut conn = self.read().await?;
+        let row = fetch_optional!(
+            &mut conn,
+            (i64,),
+            "SELECT position FROM state_resets WHERE room_nid = $1 ORDER BY position DESC LIMIT 1",
+            room_nid
+        )?;
+        Ok(row.map_or(0, |(position,)| position))
+    }
+}
+
+/// Records what authorises a state event.
+///
+/// # Errors
+/// When the database fails.
+pub async fn insert_auth_events(tx: &mut Conn, event_nid: i64, auth_events: &[i64]) -> Result<(), Error> {
+    if auth_events.is_empty() {
+        return Ok(());
+    }
+    execute!(
+        tx,
+        "INSERT INTO event_auth (event_nid, auth_nid) SELECT $1, * FROM {INT_LIST $2} named",
+        event_nid,
+        list(auth_events)
+    )
+    .map(drop)
+}
+
+/// Records what state resolution made of a piece of a room's state.
+///
+/// # Errors
+/// When the database fails.
+pub async fn insert_state_reset(tx: &mut Conn, room_nid: i64, reset: &StateReset) -> Result<(), Error> {
+    execute!(
+        tx,
+        "INSERT INTO state_resets (room_nid, position, type, state_key, event_nid) VALUES ($1, $2, $3, $4, $5)",
+        room_nid,
+        reset.position,
+        &reset.kind,
+        &reset.state_key,
+        reset.event_nid
+    )
+    .map(drop)
+}
+
 /// Makes a group that differs from its parent by `entries` (keys of events) and by what `folded`
 /// groups, its nearer ancestors, differ from it. Where an event of a folded group has the same type
 /// and state key as one of `entries` or of a newer folded group, the newer one counts.

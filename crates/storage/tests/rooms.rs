@@ -2,9 +2,9 @@
 
 use storage::{
     Config, Error, Store,
-    events::{Direction, EventRow, insert_event, insert_relation, redact_event},
+    events::{Direction, EventRow, insert_event, insert_relation, insert_waiting_redaction, redact_event},
     rooms::{RoomRow, add_alias, advance_room, insert_room, set_membership},
-    state::{StateGroup, insert_state_group},
+    state::{StateGroup, StateReset, insert_auth_events, insert_state_group, insert_state_reset},
 };
 use testkit::database::TestDatabaseUrl;
 
@@ -31,6 +31,8 @@ fn event(nid: i64, kind: &str, state_key: Option<&str>) -> EventRow {
         redacted_by: None,
         device_id: None,
         txn_id: None,
+        room_group: None,
+        rejected: false,
         json: "{}".to_owned(),
     }
 }
@@ -71,7 +73,7 @@ async fn rooms_members_and_aliases() {
             .write::<_, Error, _>(|tx| {
                 Box::pin(async move {
                     insert_room(tx, &room()).await?;
-                    set_membership(tx, 1, "@a:x", "join", 1).await?;
+                    set_membership(tx, 1, "@a:x", "join", 1, 1).await?;
                     assert!(add_alias(tx, "#a:x", 1, "@a:x").await?);
                     assert!(!add_alias(tx, "#a:x", 1, "@b:x").await?);
                     Ok(())
@@ -91,13 +93,14 @@ async fn rooms_members_and_aliases() {
         store
             .write::<_, Error, _>(|tx| {
                 Box::pin(async move {
-                    set_membership(tx, 1, "@a:x", "leave", 1).await?;
+                    set_membership(tx, 1, "@a:x", "leave", 1, 4).await?;
                     advance_room(tx, 1, "[9]", 5, 9).await
                 })
             })
             .await
             .unwrap();
-        assert!(!store.memberships_of("@a:x").await.unwrap()[0].forgotten);
+        let gone = &store.memberships_of("@a:x").await.unwrap()[0];
+        assert_eq!((gone.event_nid, gone.position, gone.forgotten), (1, 4, true));
         let expected = [("@a:x".to_owned(), "leave".to_owned(), 1)];
         assert_eq!(store.members_of(1).await.unwrap(), expected);
         let moved = store.room("!r:x").await.unwrap().unwrap();
@@ -230,6 +233,95 @@ async fn state_groups_hold_every_state() {
                 .collect();
             assert_eq!(found, expected, "state {nid}");
         }
+        store.close().await;
+    })
+    .await;
+}
+
+/// Who was put out of a room they forgot stays out of their sight; who comes back, or is asked to, sees it again.
+#[tokio::test]
+async fn a_forgotten_room_is_remembered_by_those_who_come_back() {
+    testkit::database::each(|db| async move {
+        let store = open(&db).await;
+        write_events(&store, vec![event(1, "m.room.member", Some("@a:x"))]).await;
+        store
+            .write::<_, Error, _>(|tx| Box::pin(async move { insert_room(tx, &room()).await }))
+            .await
+            .unwrap();
+        for (membership, forgotten) in [("ban", true), ("leave", true), ("invite", false), ("knock", false)] {
+            let forgotten_before = [("leave", false)];
+            for (membership, expected) in forgotten_before.into_iter().chain([(membership, forgotten)]) {
+                store
+                    .write::<_, Error, _>(move |tx| {
+                        Box::pin(async move { set_membership(tx, 1, "@a:x", membership, 1, 1).await })
+                    })
+                    .await
+                    .unwrap();
+                let row = &store.memberships_of("@a:x").await.unwrap()[0];
+                assert_eq!(row.forgotten, expected, "{membership}");
+                store.forget_room(1, "@a:x".to_owned()).await.unwrap();
+            }
+            store
+                .write::<_, Error, _>(|tx| Box::pin(async move { set_membership(tx, 1, "@a:x", "join", 1, 1).await }))
+                .await
+                .unwrap();
+        }
+        store.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn auth_graphs_resets_and_refused_events() {
+    testkit::database::each(|db| async move {
+        let store = open(&db).await;
+        let mut events: Vec<_> = (1..=6).map(|nid| event(nid, "x", Some(&nid.to_string()))).collect();
+        events[3].room_group = Some(9);
+        (events[4].soft_failed, events[4].rejected) = (true, true);
+        write_events(&store, events.clone()).await;
+        store
+            .write::<_, Error, _>(|tx| {
+                Box::pin(async move {
+                    for (event, auth) in [(2, &[1][..]), (3, &[1, 2]), (4, &[1]), (6, &[3, 4]), (5, &[])] {
+                        insert_auth_events(tx, event, auth).await?;
+                    }
+                    for (position, event_nid) in [(4, None), (6, Some(2))] {
+                        let reset = StateReset {
+                            position,
+                            kind: "x".to_owned(),
+                            state_key: "k".to_owned(),
+                            event_nid,
+                        };
+                        insert_state_reset(tx, 1, &reset).await?;
+                    }
+                    insert_waiting_redaction(tx, "$7", 6).await?;
+                    insert_waiting_redaction(tx, "$7", 6).await
+                })
+            })
+            .await
+            .unwrap();
+        let mut graph = store.auth_graph(&[3, 4]).await.unwrap();
+        graph.sort_unstable();
+        assert_eq!(graph, [(2, 1), (3, 1), (3, 2), (4, 1)]);
+        let mut chain = store.auth_chain_after(&[6], 2).await.unwrap();
+        chain.sort_unstable();
+        assert_eq!(chain, [2, 3, 4]);
+        assert!(store.auth_chain_after(&[6], 5).await.unwrap().is_empty());
+
+        let resets = store.state_resets(1, "x", "k").await.unwrap();
+        let resets: Vec<_> = resets.iter().map(|r| (r.position, r.event_nid)).collect();
+        assert_eq!(resets, [(4, None), (6, Some(2))]);
+        assert!(store.state_resets(1, "x", "other").await.unwrap().is_empty());
+        assert_eq!(store.last_state_reset(1).await.unwrap(), 6);
+        assert_eq!(store.last_state_reset(2).await.unwrap(), 0);
+
+        assert_eq!(store.event_before(1, 4).await.unwrap(), Some((4, 9)));
+        assert_eq!(store.event_before(1, 5).await.unwrap(), Some((4, 9)), "refused");
+        let mut found = store.events_by_id(&["$4", "$5", "$none"]).await.unwrap();
+        found.sort_by_key(|row| row.event_nid);
+        assert_eq!(found, events[3..5]);
+        assert_eq!(store.waiting_redactions("$7").await.unwrap(), [6]);
+        assert!(store.waiting_redactions("$6").await.unwrap().is_empty());
         store.close().await;
     })
     .await;

@@ -37,10 +37,17 @@ async fn members(
     let at = body.at.as_deref().map(parse_token).transpose()?;
     let map = match (at, until) {
         (None, None) => state.map.clone(),
-        (at, until) => {
-            let position = at.unwrap_or(i64::MAX).min(until.unwrap_or(i64::MAX));
-            hs.rooms.state_at(&state, position).await?
+        (Some(at), until) if until.is_none_or(|until| at < until) => {
+            // Who may not see what happened then may not see who was there either.
+            let visibility = hs.rooms.visibility(&state, &user.user_id).await?;
+            if !visibility.allows_at(at) {
+                return Err(ApiError::forbidden(
+                    "You may not see the members of this room at that time.",
+                ));
+            }
+            hs.rooms.state_at(&state, at).await?
         }
+        (_, until) => hs.rooms.state_at(&state, until.unwrap_or(i64::MAX)).await?,
     };
     let wanted = body.membership.as_ref().map(|m| Membership::parse(m.as_str()));
     let unwanted = body.not_membership.as_ref().map(|m| Membership::parse(m.as_str()));

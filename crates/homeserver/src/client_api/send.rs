@@ -8,7 +8,7 @@ use axum::{
     routing::put,
 };
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, RoomAliasId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId,
     events::{StateEventType, TimelineEventType},
 };
 use serde::Deserialize;
@@ -167,69 +167,10 @@ pub(super) async fn put_state(
     if kind == StateEventType::RoomCreate {
         return Err(ApiError::forbidden("A room is created once."));
     }
-    if kind == StateEventType::RoomCanonicalAlias {
-        check_canonical_alias(hs, &room_id, &room.state(), &content).await?;
-    }
     let kind = TimelineEventType::from(kind);
     let proposal = Proposal::state(&sender.user_id, kind, path.state_key, content);
     let accepted = hs.rooms.propose(&room, proposal).await?;
     Ok(answer(&accepted.event_id))
-}
-
-/// Spec: `m.room.canonical_alias`: aliases that are added have to point to the room.
-async fn check_canonical_alias(
-    hs: &Homeserver,
-    room_id: &ruma::RoomId,
-    state: &crate::room::RoomState,
-    content: &CanonicalJsonObject,
-) -> Result<(), ApiError> {
-    let aliases_of = |content: &CanonicalJsonObject| -> Result<Vec<String>, ApiError> {
-        let mut aliases = Vec::new();
-        match content.get("alias") {
-            None | Some(CanonicalJsonValue::Null) => {}
-            Some(CanonicalJsonValue::String(alias)) if alias.is_empty() => {}
-            Some(CanonicalJsonValue::String(alias)) => aliases.push(alias.clone()),
-            Some(_) => return Err(ApiError::invalid_param("`alias` is not a string.")),
-        }
-        match content.get("alt_aliases") {
-            None | Some(CanonicalJsonValue::Null) => {}
-            Some(CanonicalJsonValue::Array(list)) => {
-                for alias in list {
-                    let alias = alias
-                        .as_str()
-                        .ok_or_else(|| ApiError::invalid_param("`alt_aliases` holds something else than strings."))?;
-                    aliases.push(alias.to_owned());
-                }
-            }
-            Some(_) => return Err(ApiError::invalid_param("`alt_aliases` is not a list.")),
-        }
-        Ok(aliases)
-    };
-    let before = state
-        .pinned(&StateEventType::RoomCanonicalAlias)
-        .and_then(|event| serde_json::from_str(event.content.get()).ok())
-        .map(|content| aliases_of(&content).unwrap_or_default())
-        .unwrap_or_default();
-    for alias in aliases_of(content)? {
-        if before.contains(&alias) {
-            continue;
-        }
-        let parsed = RoomAliasId::parse(&alias)
-            .map_err(|e| ApiError::invalid_param(format!("{alias:?} is not a room alias: {e}.")))?;
-        let points_here = hs
-            .rooms
-            .resolve_alias(&parsed)
-            .await?
-            .is_some_and(|(target, _)| target == *room_id);
-        if !points_here {
-            return Err(ApiError::new(
-                http::StatusCode::BAD_REQUEST,
-                "M_BAD_ALIAS",
-                format!("The alias {alias} does not point to this room."),
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// MSC4140: schedules an event of a member instead of sending it.

@@ -12,7 +12,7 @@ use ruma::{
 };
 use serde_json::value::to_raw_value;
 
-use super::{Error, RoomState, event::MAX_DEPTH, event::redacts_in_content};
+use super::{Error, Extremity, RoomState, event::MAX_DEPTH, event::redacts_in_content};
 use crate::Keys;
 
 /// The most predecessors an event may name.
@@ -20,7 +20,7 @@ use crate::Keys;
 const MAX_PREV_EVENTS: usize = 20;
 
 /// The largest event. Spec: client-server API, "Size limits".
-pub(super) const MAX_EVENT_BYTES: usize = 65_535;
+pub(super) const MAX_EVENT_BYTES: usize = 65_536;
 
 /// What a user of this server wants to put into a room.
 #[derive(Debug, Clone)]
@@ -118,20 +118,34 @@ pub(super) struct Built {
     pub(super) depth: i64,
 }
 
-/// Completes `proposal` on top of `state`, authorised by `auth_events`.
+/// The forward extremities that a new event comes after: all of them, or of too many the newest.
+pub(super) fn predecessors(state: &RoomState) -> Vec<Extremity> {
+    let mut prev = state.extremities.clone();
+    prev.sort_by_key(|extremity| std::cmp::Reverse((extremity.depth, extremity.nid)));
+    prev.truncate(MAX_PREV_EVENTS);
+    prev
+}
+
+/// Where in the room's graph an event is made, and when.
+pub(super) struct Standing<'a> {
+    /// What it comes after.
+    pub(super) prev: &'a [Extremity],
+    /// What authorises it.
+    pub(super) auth_events: Vec<OwnedEventId>,
+    /// The time, unless the proposal says another.
+    pub(super) now: MilliSecondsSinceUnixEpoch,
+}
+
+/// Completes `proposal` in the room `state`.
 pub(super) fn build(
     proposal: &Proposal,
     state: &RoomState,
-    auth_events: Vec<OwnedEventId>,
-    now: MilliSecondsSinceUnixEpoch,
+    standing: Standing<'_>,
     server_name: &ServerName,
     keys: &Keys,
 ) -> Result<Built, Error> {
+    let Standing { prev, auth_events, now } = standing;
     let is_create = proposal.kind == TimelineEventType::RoomCreate;
-    let mut prev: Vec<_> = state.extremities.iter().collect();
-    // The newest first: the oldest of too many wait for a later event.
-    prev.sort_by_key(|extremity| std::cmp::Reverse(extremity.depth));
-    prev.truncate(MAX_PREV_EVENTS);
     let depth = prev
         .iter()
         .map(|e| e.depth)
@@ -169,10 +183,7 @@ pub(super) fn build(
             i64::try_from(u64::from(timestamp.0)).unwrap_or(MAX_DEPTH),
         )),
     );
-    put(
-        "prev_events",
-        ids(prev.into_iter().map(|e| e.event_id.clone()).collect()),
-    );
+    put("prev_events", ids(prev.iter().map(|e| e.event_id.clone()).collect()));
     if !is_create || state.rules.event_format.require_room_create_room_id {
         put("room_id", CanonicalJsonValue::String(state.room_id.to_string()));
     }

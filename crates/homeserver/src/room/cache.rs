@@ -11,7 +11,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId, events::TimelineEventType};
 
-use super::{Event, Membership, RoomState, build::Transaction};
+use super::{Event, Membership, build::Transaction, state::Snapshot};
 
 const EVENTS: NonZeroUsize = NonZeroUsize::new(20_000).expect("not zero");
 /// Larger contents are read again when they are needed, so that large events cannot fill the memory.
@@ -22,6 +22,12 @@ const DEVICES: NonZeroUsize = NonZeroUsize::new(5_000).expect("not zero");
 
 /// Transaction ids kept per device; repetitions of older ones are looked up in the database.
 pub(super) const TRANSACTIONS: usize = 256;
+
+/// Pieces of state kept for rooms whose events fork: some 30 MB.
+const STATE_PIECES: usize = 200_000;
+
+/// Results of state resolution kept.
+const RESOLVED: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 
 /// Changed rooms kept; beyond that the oldest changes are looked up in the database.
 const RECENT: usize = 100_000;
@@ -66,7 +72,7 @@ pub struct RoomMembership {
     pub room_nid: i64,
     /// What the user is.
     pub membership: Membership,
-    /// Position of the member event.
+    /// Since when: the position of the member event, unless state resolution brought that back.
     pub position: i64,
     /// Who sent it.
     pub sender: OwnedUserId,
@@ -76,6 +82,55 @@ pub struct RoomMembership {
 
 /// A user's rooms.
 pub type UserRooms = HashMap<OwnedRoomId, RoomMembership>;
+
+/// States of rooms whose events fork, by group, and which group several resolve to.
+#[derive(Debug)]
+pub(super) struct Snapshots(Mutex<SnapshotsInner>);
+
+#[derive(Debug)]
+struct SnapshotsInner {
+    by_group: LruCache<i64, Snapshot>,
+    /// Pieces of state in all of `by_group`.
+    pieces: usize,
+    resolved: LruCache<Vec<i64>, i64>,
+}
+
+impl Snapshots {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(SnapshotsInner {
+            by_group: LruCache::unbounded(),
+            pieces: 0,
+            resolved: LruCache::new(RESOLVED),
+        }))
+    }
+
+    pub(super) fn get(&self, group: i64) -> Option<Snapshot> {
+        self.0.lock().by_group.get(&group).cloned()
+    }
+
+    pub(super) fn put(&self, snapshot: &Snapshot) {
+        let mut inner = self.0.lock();
+        inner.pieces += snapshot.map.len();
+        if let Some(before) = inner.by_group.put(snapshot.group(), snapshot.clone()) {
+            inner.pieces -= before.map.len();
+        }
+        while inner.pieces > STATE_PIECES {
+            let Some((_, oldest)) = inner.by_group.pop_lru() else {
+                break;
+            };
+            inner.pieces -= oldest.map.len();
+        }
+    }
+
+    /// The group that the states of `groups`, in order and each once, resolve to.
+    pub(super) fn resolved(&self, groups: &[i64]) -> Option<i64> {
+        self.0.lock().resolved.get(groups).copied()
+    }
+
+    pub(super) fn put_resolved(&self, groups: Vec<i64>, group: i64) {
+        self.0.lock().resolved.put(groups, group);
+    }
+}
 
 /// Memberships by user.
 #[derive(Debug)]
@@ -110,21 +165,15 @@ impl Members {
         }
     }
 
-    pub(super) fn changed(&self, user: &str, room: &RoomState, event: &Event, membership: Membership) {
-        let Ok(user) = <&UserId>::try_from(user) else { return };
+    /// Notes a new membership. Who is put out of a room they forgot does not see it again.
+    pub(super) fn changed(&self, user: &UserId, room: &RoomId, mut membership: RoomMembership) {
         let mut inner = self.0.lock();
         inner.generation += 1;
         if let Some(rooms) = inner.users.get_mut(user) {
-            Arc::make_mut(rooms).insert(
-                room.room_id.clone(),
-                RoomMembership {
-                    room_nid: room.room_nid,
-                    membership,
-                    position: event.nid,
-                    sender: event.sender.clone(),
-                    forgotten: false,
-                },
-            );
+            let rooms = Arc::make_mut(rooms);
+            let gone = matches!(membership.membership, Membership::Leave | Membership::Ban);
+            membership.forgotten = gone && rooms.get(room).is_some_and(|before| before.forgotten);
+            rooms.insert(room.to_owned(), membership);
         }
     }
 

@@ -11,9 +11,8 @@ use ruma::{
 use serde_json::json;
 
 use super::{
-    Error, Proposal, Room, RoomState, Rooms, SUPPORTED_VERSIONS, build,
-    membership::member_content,
-    worker::{Alias, Batch},
+    Error, Proposal, Room, RoomState, Rooms, SUPPORTED_VERSIONS, build, commit::Alias, membership::member_content,
+    worker::Batch,
 };
 
 /// Event types of calls that every member has to be able to write.
@@ -102,20 +101,18 @@ impl Rooms {
         if state.rules.room_id_format == RoomIdFormatVersion::V2 {
             let now = MilliSecondsSinceUnixEpoch(UInt::new_saturating(now_ms));
             let (name, keys) = (&self.inner.server_name, &self.inner.keys);
-            let create = build::build(&proposals[0], &state, Vec::new(), now, name, keys)?;
+            let standing = build::Standing {
+                prev: &[],
+                auth_events: Vec::new(),
+                now,
+            };
+            let create = build::build(&proposals[0], &state, standing, name, keys)?;
             state.room_id = OwnedRoomId::try_from(format!("!{}", create.event_id.as_str().trim_start_matches('$')))
                 .map_err(|e| Error::Internal(format!("a made room id: {e}")))?;
         }
         let room_id = state.room_id.clone();
         let mut batch = Batch::new(state, room_nid, now_ms, true);
-        for proposal in proposals {
-            let kind = proposal.kind.clone();
-            self.prepare(&mut batch, proposal).await.map_err(|e| match e {
-                Error::Forbidden(why) => Error::InvalidRoomState(format!("The room's `{kind}` cannot be made: {why}")),
-                other => other,
-            })?;
-        }
-        let aliases = new
+        batch.aliases = new
             .alias
             .iter()
             .map(|alias| Alias {
@@ -123,8 +120,15 @@ impl Rooms {
                 creator: new.creator.to_string(),
             })
             .collect();
+        for proposal in proposals {
+            let kind = proposal.kind.clone();
+            self.prepare(&mut batch, proposal).await.map_err(|e| match e {
+                Error::Forbidden(why) => Error::InvalidRoomState(format!("The room's `{kind}` cannot be made: {why}")),
+                other => other,
+            })?;
+        }
         let (state, news) = self
-            .commit(batch, aliases)
+            .commit(batch)
             .await?
             .ok_or_else(|| Error::Internal("a new room has no events".to_owned()))?;
         let room = Arc::new(Room::new((*state).clone()));

@@ -1,14 +1,75 @@
 //! Aliases and the public room directory.
 //! Spec: client-server API, "Room aliases" and "Listing rooms".
 
-use ruma::{OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, UserId, events::StateEventType};
-
-use super::{
-    Error, Room, RoomState, Rooms,
-    public_rooms::{DirectoryPage, DirectoryQuery},
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId,
+    UserId,
+    events::{StateEventType, TimelineEventType},
 };
 
+use super::{
+    Error, Proposal, Room, RoomState, Rooms,
+    public_rooms::{DirectoryPage, DirectoryQuery},
+    worker::Batch,
+};
+
+/// The aliases that a canonical alias event names.
+fn named_aliases(content: &CanonicalJsonObject) -> Result<Vec<&str>, Error> {
+    let mut aliases = Vec::new();
+    match content.get("alias") {
+        None | Some(CanonicalJsonValue::Null) => {}
+        // Spec: an empty alias is none.
+        Some(CanonicalJsonValue::String(alias)) if alias.is_empty() => {}
+        Some(CanonicalJsonValue::String(alias)) => aliases.push(alias.as_str()),
+        Some(_) => return Err(Error::InvalidParam("`alias` is not a string.".to_owned())),
+    }
+    match content.get("alt_aliases") {
+        None | Some(CanonicalJsonValue::Null) => {}
+        Some(CanonicalJsonValue::Array(list)) => {
+            for alias in list {
+                let alias = alias.as_str();
+                aliases.push(alias.ok_or_else(|| {
+                    Error::InvalidParam("`alt_aliases` holds something else than strings.".to_owned())
+                })?);
+            }
+        }
+        Some(_) => return Err(Error::InvalidParam("`alt_aliases` is not a list.".to_owned())),
+    }
+    Ok(aliases)
+}
+
 impl Rooms {
+    /// For a canonical alias event: whether the aliases it adds point to its room.
+    /// Spec: client-server API, `PUT …/state/{eventType}/{stateKey}`, `M_BAD_ALIAS`.
+    ///
+    /// # Errors
+    /// [`Error::BadAlias`]; [`Error::InvalidParam`] for what is no alias; or when the database fails.
+    pub(super) async fn check_canonical_alias(&self, batch: &Batch, proposal: &Proposal) -> Result<(), Error> {
+        if proposal.kind != TimelineEventType::RoomCanonicalAlias || proposal.state_key.as_deref() != Some("") {
+            return Ok(());
+        }
+        let present = batch.state.pinned(&StateEventType::RoomCanonicalAlias);
+        let present: Option<CanonicalJsonObject> =
+            present.and_then(|event| serde_json::from_str(event.content.get()).ok());
+        let present = present
+            .as_ref()
+            .and_then(|content| named_aliases(content).ok())
+            .unwrap_or_default();
+        for alias in named_aliases(&proposal.content)? {
+            // What stands there already may stay, though the alias be gone since.
+            if present.contains(&alias) || batch.aliases.iter().any(|made| made.alias == alias) {
+                continue;
+            }
+            let parsed = RoomAliasId::parse(alias)
+                .map_err(|e| Error::InvalidParam(format!("{alias:?} is not a room alias: {e}.")))?;
+            let target = self.resolve_alias(&parsed).await?;
+            if target.is_none_or(|(target, _)| target != batch.state.room_id) {
+                return Err(Error::BadAlias(alias.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
     /// Which room an alias of this server names, and a server that is in it.
     ///
     /// # Errors

@@ -28,6 +28,9 @@ pub enum Error {
     /// The alias points to a room already.
     #[error("the alias {0} is taken")]
     AliasTaken(String),
+    /// The alias does not point to the room that wants to be called by it.
+    #[error("the alias {0} does not point to this room")]
+    BadAlias(String),
     /// The state a new room is to begin with contradicts itself.
     #[error("{0}")]
     InvalidRoomState(String),
@@ -54,6 +57,7 @@ impl From<Error> for ApiError {
                 Self::new(StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION", e.to_string())
             }
             Error::AliasTaken(_) => Self::new(StatusCode::BAD_REQUEST, "M_ROOM_IN_USE", e.to_string()),
+            Error::BadAlias(_) => Self::new(StatusCode::BAD_REQUEST, "M_BAD_ALIAS", e.to_string()),
             Error::InvalidRoomState(why) => Self::new(StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE", why),
             Error::BadState(why) => Self::new(StatusCode::FORBIDDEN, "M_BAD_STATE", why),
             Error::Storage(e) => e.into(),

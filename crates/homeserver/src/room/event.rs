@@ -45,8 +45,10 @@ pub struct Event {
     pub redacted_by: Option<i64>,
     /// Device and transaction id of a local sender.
     pub transaction: Option<(Box<str>, Box<str>)>,
-    /// As stored: whether the room's current state refused it.
+    /// Whether it is kept without being shown: the room's current state refused it.
     pub soft_failed: bool,
+    /// Whether it is refused where it stands.
+    pub rejected: bool,
     /// `m.room.create` of a version whose room ids are made from it: it has no room id of its own.
     names_its_room: bool,
 }
@@ -64,7 +66,9 @@ struct Wire<'a> {
     origin_server_ts: MilliSecondsSinceUnixEpoch,
     prev_events: Vec<OwnedEventId>,
     auth_events: Vec<OwnedEventId>,
-    redacts: Option<OwnedEventId>,
+    // Means something in redactions alone: elsewhere it may be anything.
+    #[serde(borrow)]
+    redacts: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -87,12 +91,15 @@ impl Event {
     }
 
     fn new(wire: Wire<'_>, row: EventRow, event_id: OwnedEventId, room_id: &RoomId) -> Self {
-        let redacts = wire.redacts.or_else(|| {
-            // Room version 11 moved the field into the content.
-            (wire.kind == TimelineEventType::RoomRedaction)
-                .then(|| serde_json::from_str::<Redacts>(wire.content.get()).ok()?.redacts)
-                .flatten()
-        });
+        let redacts = (wire.kind == TimelineEventType::RoomRedaction)
+            .then(|| {
+                let top = wire
+                    .redacts
+                    .and_then(|redacts| serde_json::from_str(redacts.get()).ok());
+                // Room version 11 moved the field into the content.
+                top.or_else(|| serde_json::from_str::<Redacts>(wire.content.get()).ok()?.redacts)
+            })
+            .flatten();
         Self {
             nid: row.event_nid,
             event_id,
@@ -112,6 +119,7 @@ impl Event {
             redacted_by: row.redacted_by,
             transaction: row.device_id.zip(row.txn_id).map(|(d, t)| (d.into(), t.into())),
             soft_failed: row.soft_failed,
+            rejected: row.rejected,
         }
     }
 
@@ -201,8 +209,7 @@ impl ruma::state_res::Event for Event {
     }
 
     fn rejected(&self) -> bool {
-        // A rejected event is not kept.
-        false
+        self.rejected
     }
 }
 

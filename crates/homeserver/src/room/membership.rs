@@ -228,6 +228,17 @@ pub(super) fn check_own(proposal: &Proposal, state: &RoomState, server_name: &Se
     if claims_authority && !proposal.allowed_by_rule && !matches!(present, Membership::Join | Membership::Invite) {
         return Err(Error::Forbidden("Join this room by the join endpoint.".to_owned()));
     }
+    // Spec: rooms/v8, authorisation rule 4.2: such an event needs the signature of that user's server.
+    let is_ours = |authoriser: &CanonicalJsonValue| {
+        let authoriser = authoriser.as_str().and_then(|user| <&UserId>::try_from(user).ok());
+        authoriser.is_some_and(|user| user.server_name() == server_name)
+    };
+    let authoriser = proposal.content.get("join_authorised_via_users_server");
+    if authoriser.is_some_and(|authoriser| !is_ours(authoriser)) {
+        return Err(Error::Forbidden(
+            "`join_authorised_via_users_server` names no user of this server.".to_owned(),
+        ));
+    }
     let invites = proposal.content.get("membership").and_then(|m| m.as_str()) == Some("invite");
     if invites && user.server_name() != server_name {
         return Err(Error::Forbidden(

@@ -7,14 +7,19 @@
 mod build;
 mod cache;
 mod client_format;
+mod commit;
 mod create;
 mod directory;
 mod error;
 mod event;
+mod local;
 mod membership;
+mod pdu;
 mod pipeline;
 mod public_rooms;
 mod read;
+mod receive;
+mod resolve;
 mod state;
 mod state_map;
 mod visibility;
@@ -36,9 +41,11 @@ pub use create::{NewRoom, Preset};
 pub use error::Error;
 pub use event::{Event, Relation};
 pub use membership::{Action, MembershipChange};
+pub use pdu::{Pdu, signers};
 pub use pipeline::Verdict;
 pub use public_rooms::{DirectoryPage, DirectoryQuery, PageStart};
 pub use read::{RoomSummary, Timeline};
+pub use receive::Received;
 pub use state::{Extremity, RoomState};
 pub use state_map::{Membership, StateEntry, StateMap};
 pub use visibility::Visibility;
@@ -86,6 +93,7 @@ struct Inner {
     tasks: TaskTracker,
     rooms: Mutex<LruCache<OwnedRoomId, Cell>>,
     events: cache::Events,
+    snapshots: cache::Snapshots,
     members: cache::Members,
     transactions: cache::Transactions,
     recent: cache::Recent,
@@ -119,7 +127,7 @@ pub enum RoomChange {
         user_id: OwnedUserId,
         /// What the user is.
         membership: Membership,
-        /// The member event.
+        /// The member event; where state resolution took a membership away, the event whose arrival did.
         event: Arc<Event>,
     },
 }
@@ -154,6 +162,7 @@ impl Rooms {
                 tasks,
                 rooms: Mutex::new(LruCache::new(ROOMS)),
                 events: cache::Events::new(),
+                snapshots: cache::Snapshots::new(),
                 members: cache::Members::new(),
                 transactions: cache::Transactions::new(),
                 recent,
@@ -262,12 +271,9 @@ impl Rooms {
             .events(room_id, &extremities)
             .await?
             .iter()
-            .map(|event| Extremity {
-                nid: event.nid,
-                event_id: event.event_id.clone(),
-                depth: event.depth,
-            })
+            .map(|event| Extremity::of(event))
             .collect();
+        state.reset_at = store.last_state_reset(row.room_nid).await?;
         let pinned = self.events(room_id, &pinned).await?;
         state.pinned = Arc::new(
             pinned
@@ -275,14 +281,13 @@ impl Rooms {
                 .filter_map(|event| Some((event.state_type()?.0, event.clone())))
                 .collect(),
         );
-        let mut changes = Vec::new();
-        for row in store
-            .state_history(row.room_nid, "m.room.history_visibility", "")
-            .await?
-        {
-            let event = Event::from_row(row, room_id)?;
-            changes.push((event.nid, state::history_visibility_of(&event)));
-        }
+        let history = self
+            .state_history(&state, &StateEventType::RoomHistoryVisibility, "")
+            .await?;
+        let changes = history
+            .into_iter()
+            .map(|(position, event)| (position, state::history_visibility_at(event.as_deref())))
+            .collect();
         state.visibility_changes = Arc::new(changes);
         Ok(Some(Arc::new(Room::new(state))))
     }

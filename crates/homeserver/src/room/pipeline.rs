@@ -1,6 +1,6 @@
 //! The one entrance for every event: the checks of the specification in their order, with a verdict
-//! instead of an error, because a refused event is an answer. Local events pass through it today in
-//! the form `worker` builds them; events of other servers take the same steps.
+//! instead of an error, because a refused event is an answer. Local events come as `local` builds them,
+//! events of other servers as `receive` found their place.
 //! Spec: server-server API, "Checks performed on receipt of a PDU".
 
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use ruma::{
     CanonicalJsonObject, EventId,
     events::StateEventType,
-    state_res::{check_pdu_format, check_state_dependent_auth_rules, check_state_independent_auth_rules},
+    state_res::{check_state_dependent_auth_rules, check_state_independent_auth_rules},
 };
 
-use super::{Event, RoomState, build::MAX_EVENT_BYTES};
+use super::{Event, RoomState, pdu::check_format};
 
 /// What becomes of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,9 +42,9 @@ pub(super) struct Context<'a> {
 
 /// Takes `event` through every check. `json` is its full canonical form.
 pub(super) fn accept(event: &Event, json: &CanonicalJsonObject, context: &Context<'_>) -> Verdict {
-    // 1, 2 and 3 (signatures, hash): our own events are signed by construction; what other servers
-    // send is verified before it comes here, because that needs their keys.
-    if let Err(verdict) = check_format(json, context) {
+    // 1. Is an event. 2 and 3 (signatures, hash): our own events are signed by construction; what other
+    // servers send is verified before it comes here (`pdu`), because that needs their keys.
+    if let Err(verdict) = check_format(json, &context.room.rules) {
         return verdict;
     }
     // 4. Passes authorisation by its own auth events.
@@ -66,34 +66,16 @@ pub(super) fn accept(event: &Event, json: &CanonicalJsonObject, context: &Contex
     }
 }
 
-fn check_format(json: &CanonicalJsonObject, context: &Context<'_>) -> Result<(), Verdict> {
-    let bytes = serde_json::to_string(json).map_or(usize::MAX, |text| text.len());
-    if bytes > MAX_EVENT_BYTES {
-        return Err(Verdict::TooLarge(format!(
-            "The event is {bytes} bytes large; {MAX_EVENT_BYTES} are allowed."
-        )));
-    }
-    for field in ["type", "state_key", "sender", "room_id"] {
-        if let Some(value) = json.get(field).and_then(|value| value.as_str())
-            && value.len() > 255
-        {
-            return Err(Verdict::TooLarge(format!(
-                "The event's `{field}` is longer than 255 bytes."
-            )));
-        }
-    }
-    check_pdu_format(json, &context.room.rules.event_format).map_err(Verdict::Malformed)
-}
-
 fn check_auth_events(event: &Event, context: &Context<'_>) -> Result<(), String> {
     let rules = &context.room.rules.authorization;
     let by_id = |id: &EventId| context.auth_events.iter().find(|e| e.event_id == id).cloned();
     check_state_independent_auth_rules(rules, event, by_id)?;
     // When they are the very events of the current state, the check against that follows anyway.
-    let same = context
-        .auth_events
-        .iter()
-        .all(|a| context.current.iter().any(|c| c.event_id == a.event_id));
+    let same = context.auth_events.len() == context.current.len()
+        && context
+            .auth_events
+            .iter()
+            .all(|a| context.current.iter().any(|c| c.event_id == a.event_id));
     if same && context.state_before.is_none() {
         return Ok(());
     }
@@ -103,6 +85,7 @@ fn check_auth_events(event: &Event, context: &Context<'_>) -> Result<(), String>
 fn check_against(event: &Event, state: &[Arc<Event>], context: &Context<'_>) -> Result<(), String> {
     let by_key = |kind: &StateEventType, key: &str| {
         if *kind == StateEventType::RoomCreate
+            && key.is_empty()
             && let Some(create) = context.room.pinned(kind)
         {
             return Some(create.clone());
@@ -114,3 +97,6 @@ fn check_against(event: &Event, state: &[Arc<Event>], context: &Context<'_>) -> 
     };
     check_state_dependent_auth_rules(&context.room.rules.authorization, event, by_key)
 }
+
+#[cfg(test)]
+mod tests;

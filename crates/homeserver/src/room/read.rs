@@ -56,7 +56,7 @@ impl Rooms {
             let membership = RoomMembership {
                 room_nid: row.room_nid,
                 membership: Membership::parse(&row.membership),
-                position: row.event_nid,
+                position: row.position,
                 sender: OwnedUserId::try_from(row.sender).map_err(corrupt)?,
                 forgotten: row.forgotten,
             };
@@ -158,7 +158,7 @@ impl Rooms {
         Ok(nids.iter().filter_map(|nid| found.get(nid).cloned()).collect())
     }
 
-    fn read_row(&self, row: storage::events::EventRow, room_id: &RoomId) -> Result<Arc<Event>, Error> {
+    pub(super) fn read_row(&self, row: storage::events::EventRow, room_id: &RoomId) -> Result<Arc<Event>, Error> {
         if let Some(event) = self.inner.events.get(row.event_nid) {
             return Ok(event);
         }
@@ -218,8 +218,16 @@ impl Rooms {
         let Some((_, group)) = self.inner.store.event_before(room.room_nid, position).await? else {
             return Ok(StateMap::default());
         };
+        self.state_of_group(room, group).await
+    }
+
+    /// The state that a state group is.
+    pub(super) async fn state_of_group(&self, room: &RoomState, group: i64) -> Result<StateMap, Error> {
         if group == room.group() {
             return Ok(room.map.clone());
+        }
+        if let Some(kept) = self.inner.snapshots.get(group) {
+            return Ok(kept.map);
         }
         let mut map = StateMap::default();
         let mut members = Vec::new();
@@ -243,24 +251,70 @@ impl Rooms {
             let Some((kind, key)) = event.state_type() else {
                 continue;
             };
-            let entry = StateEntry {
-                nid: event.nid,
-                event_id: event.event_id.clone(),
-                membership: event.membership(),
-            };
-            map.insert(kind, key, entry);
+            map.insert(kind, key, StateEntry::of(&event));
         }
         Ok(map)
     }
 
-    /// The newest state event of each type and state key with `after < position <= up_to`: how the
-    /// state at `up_to` differs from the state at `after`.
+    /// What held one piece of the room's current state, and since which position each, oldest first; no event where state
+    /// resolution took the piece away.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(super) async fn state_history(
+        &self,
+        room: &RoomState,
+        kind: &StateEventType,
+        key: &str,
+    ) -> Result<Vec<(i64, Option<Arc<Event>>)>, Error> {
+        let (store, kind) = (&self.inner.store, kind.to_string());
+        let mut history = std::collections::BTreeMap::new();
+        for row in store.state_history(room.room_nid, &kind, key).await? {
+            history.insert(row.event_nid, Some(self.read_row(row, &room.room_id)?));
+        }
+        if room.reset_at > 0 {
+            let resets = store.state_resets(room.room_nid, &kind, key).await?;
+            let holders: Vec<i64> = resets.iter().filter_map(|reset| reset.event_nid).collect();
+            let holders = self.events(&room.room_id, &holders).await?;
+            for reset in resets {
+                let holder = reset
+                    .event_nid
+                    .and_then(|nid| holders.iter().find(|event| event.nid == nid));
+                history.insert(reset.position, holder.cloned());
+            }
+        }
+        Ok(history.into_iter().collect())
+    }
+
+    /// What `user` was in the room, and since which position each, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn membership_history(&self, room: &RoomState, user: &UserId) -> Result<Vec<(i64, Membership)>, Error> {
+        let history = self
+            .state_history(room, &StateEventType::RoomMember, user.as_str())
+            .await?;
+        let membership = |event: Option<Arc<Event>>| event.and_then(|event| event.membership());
+        Ok(history
+            .into_iter()
+            .map(|(position, event)| (position, membership(event).unwrap_or(Membership::Leave)))
+            .collect())
+    }
+
+    /// How the state at `up_to` differs from the state at `after`: the events that hold the pieces that became others.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn state_changes(&self, room: &RoomState, after: i64, up_to: i64) -> Result<Vec<Arc<Event>>, Error> {
         if room.latest <= after || up_to <= after {
             return Ok(Vec::new());
+        }
+        if room.reset_at > after {
+            let (before, now) = (self.state_at(room, after).await?, self.state_at(room, up_to).await?);
+            let changed = before.differences(&now).into_iter();
+            let mut nids: Vec<i64> = changed.filter_map(|(_, _, entry)| Some(entry?.nid)).collect();
+            nids.sort_unstable();
+            return self.events(&room.room_id, &nids).await;
         }
         let rows = self
             .inner
@@ -347,8 +401,8 @@ impl Rooms {
         Ok(events)
     }
 
-    /// What `user` may read of a room: the state up to now for members, up to their leaving for former
-    /// ones, and everything for everybody where the history is world-readable.
+    /// What `user` may read of a room: the state up to now for members, up to the end of their last stay for former
+    /// ones, whatever they became since, and everything for everybody where the history is world-readable.
     ///
     /// # Errors
     /// [`Error::Forbidden`] when the user may read nothing, or when the database fails.
@@ -359,24 +413,11 @@ impl Rooms {
         {
             return Ok((state, None));
         }
-        let entry = state.map.get(&StateEventType::RoomMember, user.as_str());
-        if let Some(entry) = entry
-            && matches!(entry.membership, Some(Membership::Leave | Membership::Ban))
-        {
+        if state.map.get(&StateEventType::RoomMember, user.as_str()).is_some() {
             let memberships = self.memberships_of(user).await?;
             let forgotten = memberships.get(&state.room_id).is_none_or(|m| m.forgotten);
-            let was_joined = self
-                .inner
-                .store
-                .state_history(state.room_nid, "m.room.member", user.as_str())
-                .await?
-                .into_iter()
-                .map(|row| Event::from_row(row, &state.room_id))
-                .collect::<Result<Vec<_>, _>>()?
-                .iter()
-                .any(|event| event.membership() == Some(Membership::Join));
-            if was_joined && !forgotten {
-                let until = entry.nid;
+            let history = self.membership_history(&state, user).await?;
+            if let Some(until) = end_of_last_join(&history).filter(|_| !forgotten) {
                 return Ok((state, Some(until)));
             }
         }
@@ -419,6 +460,35 @@ impl Rooms {
                     .await?;
                 Ok(found.and_then(|id| OwnedEventId::try_from(id).ok()))
             }
+        }
+    }
+}
+
+/// The position at which a user who is not joined ceased to be; `None` for one who never was.
+fn end_of_last_join(history: &[(i64, Membership)]) -> Option<i64> {
+    let last = history
+        .iter()
+        .rposition(|(_, membership)| *membership == Membership::Join)?;
+    history.get(last + 1).map(|(position, _)| *position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_ends_where_the_last_stay_did() {
+        use Membership::{Ban, Invite, Join, Leave};
+        type Case<'a> = (&'a [(i64, Membership)], Option<i64>);
+        let cases: [Case<'_>; 5] = [
+            (&[(1, Invite), (2, Leave)], None),
+            (&[(1, Join), (2, Leave), (3, Ban), (4, Leave)], Some(2)),
+            (&[(1, Join), (2, Leave), (3, Join), (4, Ban), (5, Leave)], Some(4)),
+            (&[(1, Join), (2, Leave), (3, Invite)], Some(2)),
+            (&[], None),
+        ];
+        for (history, end) in cases {
+            assert_eq!(end_of_last_join(history), end, "{history:?}");
         }
     }
 }

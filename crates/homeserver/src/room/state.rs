@@ -28,6 +28,88 @@ pub struct Extremity {
     pub event_id: OwnedEventId,
     /// Its depth.
     pub depth: i64,
+    /// Key of the state after it.
+    pub(super) group: i64,
+}
+
+impl Extremity {
+    pub(super) fn of(event: &Event) -> Self {
+        Self {
+            nid: event.nid,
+            event_id: event.event_id.clone(),
+            depth: event.depth,
+            group: event.state_group,
+        }
+    }
+}
+
+/// A state of the room and the chain of state groups it is kept as, the newest first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Snapshot {
+    pub(super) map: StateMap,
+    pub(super) chain: Arc<Vec<StateGroup>>,
+}
+
+impl Snapshot {
+    /// Key of its newest group; 0 for no state.
+    pub(super) fn group(&self) -> i64 {
+        self.chain.first().map_or(0, |group| group.state_group)
+    }
+
+    /// The same state with `group` on top.
+    pub(super) fn grow(&mut self, group: StateGroup) {
+        grow(&mut self.chain, group);
+    }
+}
+
+/// Puts `group` on top of the chain that [`next_group`] made it for.
+fn grow(chain: &mut Arc<Vec<StateGroup>>, group: StateGroup) {
+    let chain = Arc::make_mut(chain);
+    chain.retain(|ancestor| group.parent.is_some() && ancestor.generation <= group.generation & (group.generation - 1));
+    chain.insert(0, group);
+}
+
+/// The place of the state group that comes after a chain in its line, named `state_group`, and the groups it has to
+/// fold in.
+pub(super) fn next_group(chain: &[StateGroup], state_group: i64) -> (StateGroup, Vec<i64>) {
+    let Some(newest) = chain.first() else {
+        let group = StateGroup {
+            state_group,
+            generation: 0,
+            parent: None,
+        };
+        return (group, Vec::new());
+    };
+    let generation = newest.generation + 1;
+    // The parent's number is this one's without its lowest bit: the ancestors in between are folded in.
+    let parent_generation = generation & (generation - 1);
+    let mut folded = Vec::new();
+    for ancestor in chain {
+        if ancestor.generation <= parent_generation {
+            let group = StateGroup {
+                state_group,
+                generation,
+                parent: Some(ancestor.state_group),
+            };
+            return (group, folded);
+        }
+        folded.push(ancestor.state_group);
+    }
+    let group = StateGroup {
+        state_group,
+        generation,
+        parent: None,
+    };
+    (group, folded)
+}
+
+/// A piece of the current state that became another, or went away.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) kind: StateEventType,
+    pub(super) key: Box<str>,
+    /// The event that holds the piece from here on.
+    pub(super) event: Option<Arc<Event>>,
 }
 
 /// A room at one moment.
@@ -49,6 +131,8 @@ pub struct RoomState {
     pub(super) extremities: Vec<Extremity>,
     /// Position of the newest event.
     pub latest: i64,
+    /// Where state resolution last changed the state in another way than by the event at that position; 0 for never.
+    pub reset_at: i64,
     /// How many users are joined.
     pub joined: usize,
     /// How many users are invited.
@@ -89,6 +173,7 @@ impl RoomState {
             chain: Arc::default(),
             extremities: Vec::new(),
             latest: 0,
+            reset_at: 0,
             joined: 0,
             invited: 0,
             pinned: Arc::default(),
@@ -97,76 +182,69 @@ impl RoomState {
         })
     }
 
+    /// The events that no event here comes after: what a new event is built on.
+    pub fn extremities(&self) -> &[Extremity] {
+        &self.extremities
+    }
+
     /// Key of the state group that `map` is kept as; 0 before the first event.
     pub fn group(&self) -> i64 {
         self.chain.first().map_or(0, |group| group.state_group)
     }
 
-    /// The place of the state group that comes after the current one in its line, named `state_group`,
-    /// and the groups it has to fold in.
-    pub(super) fn next_group(&self, state_group: i64) -> (StateGroup, Vec<i64>) {
-        let Some(newest) = self.chain.first() else {
-            let group = StateGroup {
-                state_group,
-                generation: 0,
-                parent: None,
-            };
-            return (group, Vec::new());
-        };
-        let generation = newest.generation + 1;
-        // The parent's number is this one's without its lowest bit: the ancestors in between are folded in.
-        let parent_generation = generation & (generation - 1);
-        let mut folded = Vec::new();
-        for ancestor in self.chain.iter() {
-            if ancestor.generation <= parent_generation {
-                let group = StateGroup {
-                    state_group,
-                    generation,
-                    parent: Some(ancestor.state_group),
-                };
-                return (group, folded);
-            }
-            folded.push(ancestor.state_group);
+    /// The current state as a value of its own.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            map: self.map.clone(),
+            chain: self.chain.clone(),
         }
-        let group = StateGroup {
-            state_group,
-            generation,
-            parent: None,
-        };
-        (group, folded)
     }
 
-    /// Takes `event` in as the newest one; a state event takes its place in the state under `group`.
-    pub(super) fn apply(&mut self, event: &Arc<Event>, group: Option<StateGroup>) {
+    /// Takes `event` in as the newest one and the only extremity; a state event takes its place in the state, which is
+    /// kept as `chain` from then on.
+    pub(super) fn apply(&mut self, event: &Arc<Event>, chain: Option<Arc<Vec<StateGroup>>>) {
         self.latest = event.nid;
-        self.extremities = vec![Extremity {
-            nid: event.nid,
-            event_id: event.event_id.clone(),
-            depth: event.depth,
-        }];
-        let (Some(group), Some((kind, key))) = (group, event.state_type()) else {
+        self.extremities = vec![Extremity::of(event)];
+        let (Some(chain), Some((kind, key))) = (chain, event.state_type()) else {
             return;
         };
-        let chain = Arc::make_mut(&mut self.chain);
-        chain.retain(|ancestor| {
-            group.parent.is_some() && ancestor.generation <= group.generation & (group.generation - 1)
-        });
-        chain.insert(0, group);
+        self.chain = chain;
         let membership = event.membership();
-        let entry = StateEntry {
-            nid: event.nid,
-            event_id: event.event_id.clone(),
-            membership,
-        };
-        if key.is_empty() && PINNED.contains(&kind) {
-            Arc::make_mut(&mut self.pinned).insert(kind.clone(), event.clone());
-            if kind == StateEventType::RoomHistoryVisibility {
-                let change = (event.nid, history_visibility_of(event));
-                Arc::make_mut(&mut self.visibility_changes).push(change);
-            }
-        }
+        let entry = StateEntry::of(event);
+        self.pin(&kind, key, Some(event), event.nid);
         let before = self.map.insert(kind, key, entry).and_then(|entry| entry.membership);
         self.count(before, membership);
+    }
+
+    /// Takes in what the state has become at `position`, where it is not simply one event more.
+    pub(super) fn replace(&mut self, state: Snapshot, changes: &[Change], position: i64) {
+        for change in changes {
+            self.pin(&change.kind, &change.key, change.event.as_ref(), position);
+            let before = self
+                .map
+                .get(&change.kind, &change.key)
+                .and_then(|entry| entry.membership);
+            let after = change.event.as_ref().and_then(|event| event.membership());
+            self.count(before, after);
+        }
+        self.map = state.map;
+        self.chain = state.chain;
+    }
+
+    /// Keeps the small state events that questions are about.
+    fn pin(&mut self, kind: &StateEventType, key: &str, event: Option<&Arc<Event>>, position: i64) {
+        if !key.is_empty() || !PINNED.contains(kind) {
+            return;
+        }
+        let pinned = Arc::make_mut(&mut self.pinned);
+        match event {
+            Some(event) => pinned.insert(kind.clone(), event.clone()),
+            None => pinned.remove(kind),
+        };
+        if *kind == StateEventType::RoomHistoryVisibility {
+            let visibility = history_visibility_at(event.map(|event| &**event));
+            Arc::make_mut(&mut self.visibility_changes).push((position, visibility));
+        }
     }
 
     /// Puts the pruned form of a redacted event into the place of its full form.
@@ -233,8 +311,10 @@ impl RoomState {
 
     /// Who may read the history; `shared` when it is not said.
     pub fn history_visibility(&self) -> HistoryVisibility {
-        self.pinned(&StateEventType::RoomHistoryVisibility)
-            .map_or(HistoryVisibility::Shared, |event| history_visibility_of(event))
+        history_visibility_at(
+            self.pinned(&StateEventType::RoomHistoryVisibility)
+                .map(|event| &**event),
+        )
     }
 
     /// The users who have all power for having made the room.
@@ -246,16 +326,34 @@ impl RoomState {
 
     /// The power level of `user`.
     pub fn power_level(&self, user: &UserId) -> UserPowerLevel {
+        let levels = self.pinned(&StateEventType::RoomPowerLevels);
+        self.power_level_under(levels.map(|event| &**event), user)
+    }
+
+    /// The power level of `user` under the power levels event `levels`, or without any.
+    fn power_level_under(&self, levels: Option<&Event>, user: &UserId) -> UserPowerLevel {
         let creators = self.creators();
         let rules = &self.rules.authorization;
         if rules.explicitly_privilege_room_creators && creators.contains(user) {
             return UserPowerLevel::Infinite;
         }
-        match self.power_levels() {
+        match levels.map(RoomPowerLevelsEvent::new) {
             Some(levels) => UserPowerLevel::Int(levels.user_power_level(user, rules).unwrap_or(0.into())),
             None if creators.contains(user) => UserPowerLevel::Int(100.into()),
             None => UserPowerLevel::Int(0.into()),
         }
+    }
+
+    /// Whether `user` has the redact level under the power levels event `levels`, or without any.
+    pub(super) fn may_redact(&self, levels: Option<&Event>, user: &UserId) -> bool {
+        let rules = &self.rules.authorization;
+        let action = RoomPowerLevelsIntField::Redact;
+        let needed = levels.and_then(|event| {
+            RoomPowerLevelsEvent::new(event)
+                .get_as_int_or_default(action, rules)
+                .ok()
+        });
+        self.power_level_under(levels, user) >= needed.unwrap_or(action.default_value())
     }
 
     /// The level that one of the room's general actions needs.
@@ -291,10 +389,10 @@ impl RoomState {
     }
 }
 
-/// What an `m.room.history_visibility` event says; `shared` when it says nothing.
-pub(super) fn history_visibility_of(event: &Event) -> HistoryVisibility {
+/// What an `m.room.history_visibility` event says; `shared` when it says nothing, or when there is none.
+pub(super) fn history_visibility_at(event: Option<&Event>) -> HistoryVisibility {
     event
-        .content_field("history_visibility")
+        .and_then(|event| event.content_field("history_visibility"))
         .unwrap_or(HistoryVisibility::Shared)
 }
 
@@ -310,17 +408,14 @@ mod tests {
         let mut parents = HashMap::new();
         let mut own: HashMap<i64, Vec<i64>> = HashMap::new();
         for n in 1..=1000i64 {
-            let (group, folded) = state.next_group(n);
+            let (group, folded) = next_group(&state.chain, n);
             let mut entries = vec![n];
             for folded in folded {
                 entries.extend(own[&folded].clone());
             }
             own.insert(n, entries);
             parents.insert(n, group.parent);
-            let mut chain = (*state.chain).clone();
-            chain.retain(|a| group.parent.is_some() && a.generation <= group.generation & (group.generation - 1));
-            chain.insert(0, group);
-            state.chain = Arc::new(chain);
+            grow(&mut state.chain, group);
             let mut read = Vec::new();
             let mut at = Some(n);
             let mut links = 0;

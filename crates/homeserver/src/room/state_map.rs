@@ -58,6 +58,16 @@ pub struct StateEntry {
     pub membership: Option<Membership>,
 }
 
+impl StateEntry {
+    pub(super) fn of(event: &super::Event) -> Self {
+        Self {
+            nid: event.nid,
+            event_id: event.event_id.clone(),
+            membership: event.membership(),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Slot {
     kind: StateEventType,
@@ -122,6 +132,36 @@ impl StateMap {
                 None
             }
         }
+    }
+
+    /// Takes a piece of state away and answers the event that held it.
+    pub fn remove(&mut self, kind: &StateEventType, key: &str) -> Option<StateEntry> {
+        let index = self.bucket_of(kind, key)?;
+        let at = position(&self.buckets[index], kind, key).ok()?;
+        let bucket = Arc::make_mut(&mut Arc::make_mut(&mut self.buckets)[index]);
+        self.len -= 1;
+        Some(bucket.remove(at).entry)
+    }
+
+    /// The pieces that `other` has otherwise: type, state key, and the entry of `other` if it has one. Parts that both
+    /// share are not looked at.
+    pub fn differences<'a>(&'a self, other: &'a Self) -> Vec<(&'a StateEventType, &'a str, Option<&'a StateEntry>)> {
+        let comparable = self.buckets.len() == other.buckets.len();
+        let parts = |map: &'a Self, against: &'a Self| {
+            let shared = move |at: usize, bucket: &Bucket| comparable && Arc::ptr_eq(bucket, &against.buckets[at]);
+            map.buckets
+                .iter()
+                .enumerate()
+                .filter(move |(at, bucket)| !shared(*at, bucket))
+                .flat_map(|(_, bucket)| bucket.iter())
+        };
+        let gone = parts(self, other)
+            .filter(|slot| other.get(&slot.kind, &slot.key).is_none())
+            .map(|slot| (&slot.kind, &*slot.key, None));
+        let new = parts(other, self)
+            .filter(|slot| self.get(&slot.kind, &slot.key).map(|entry| entry.nid) != Some(slot.entry.nid))
+            .map(|slot| (&slot.kind, &*slot.key, Some(&slot.entry)));
+        gone.chain(new).collect()
     }
 
     /// Every piece of state, in no particular order.
@@ -200,6 +240,43 @@ mod tests {
                     prop_assert_eq!(map.get(kind, key).map(|e| e.nid), Some(*nid));
                 }
             }
+        }
+    }
+
+    proptest! {
+        /// Laying the differences over a map makes the other one, wherever the two part.
+        #[test]
+        fn differences_lead_from_one_map_to_the_other(
+            common in prop::collection::vec(0u16..60, 0..200),
+            changes in prop::collection::vec((any::<bool>(), any::<bool>(), 0u16..60), 0..60),
+        ) {
+            let kind = StateEventType::RoomMember;
+            let mut one = StateMap::default();
+            for (nid, key) in common.iter().enumerate() {
+                one.insert(kind.clone(), &key.to_string(), entry(nid as i64));
+            }
+            let mut two = one.clone();
+            for (nid, (first, removes, key)) in changes.iter().enumerate() {
+                let map = if *first { &mut one } else { &mut two };
+                let key = key.to_string();
+                if *removes {
+                    let held = map.get(&kind, &key).cloned();
+                    prop_assert_eq!(map.remove(&kind, &key), held);
+                } else {
+                    map.insert(kind.clone(), &key, entry(1_000 + nid as i64));
+                }
+            }
+            let mut led = one.clone();
+            for (kind, key, entry) in one.differences(&two) {
+                prop_assert_ne!(one.get(kind, key), entry);
+                match entry {
+                    Some(entry) => drop(led.insert(kind.clone(), key, entry.clone())),
+                    None => drop(led.remove(kind, key)),
+                }
+            }
+            prop_assert_eq!(led.len(), two.len());
+            prop_assert!(led.differences(&two).is_empty());
+            prop_assert!(two.iter().all(|(kind, key, entry)| led.get(kind, key) == Some(entry)));
         }
     }
 

@@ -40,16 +40,7 @@ impl Rooms {
                 memberships: Vec::new(),
             });
         }
-        let history = self
-            .inner
-            .store
-            .state_history(room.room_nid, "m.room.member", user.as_str())
-            .await?;
-        let mut memberships = Vec::with_capacity(history.len());
-        for row in history {
-            let event = Event::from_row(row, &room.room_id)?;
-            memberships.push((event.nid, event.membership().unwrap_or(Membership::Leave)));
-        }
+        let memberships = self.membership_history(room, user).await?;
         Ok(Visibility {
             everything: false,
             changes: room.visibility_changes.clone(),
@@ -73,7 +64,7 @@ impl Visibility {
     }
 
     /// Whether the user may see what happened at a position.
-    pub(super) fn allows_at(&self, position: i64) -> bool {
+    pub fn allows_at(&self, position: i64) -> bool {
         if self.everything {
             return true;
         }

@@ -638,3 +638,210 @@ async fn stored_events_carry_the_hash_id_and_signature_of_their_version() {
     })
     .await;
 }
+
+/// What is kept from former members, and what is not: reading ends where their last stay did, whatever was done to them since.
+#[tokio::test]
+async fn former_members_read_up_to_the_end_of_their_stay() {
+    testkit::database::each(|db| async move {
+        let server = open(&db).await;
+        let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+        let body = json!({ "preset": "public_chat", "topic": "during" });
+        let room = server.room(&alice, body).await;
+        server.ask(&format!("/rooms/{room}/join"), &bob, json!({})).await.ok();
+        server.say(&room, &alice, "1", "during").await;
+        server.ask(&format!("/rooms/{room}/leave"), &bob, json!({})).await.ok();
+        let last = server.say(&room, &alice, "2", "secret").await;
+        let path = format!("/rooms/{room}/state/m.room.topic");
+        server.put_v3(&path, &alice, json!({ "topic": "secret" })).await.ok();
+        let target = json!({ "user_id": "@bob:example.org" });
+        for what in ["ban", "unban", "invite"] {
+            server
+                .ask(&format!("/rooms/{room}/{what}"), &alice, target.clone())
+                .await
+                .ok();
+            assert_eq!(
+                server.read_v3(&path, &bob).await.ok()["topic"],
+                "during",
+                "after {what}"
+            );
+            let state = server.read_v3(&format!("/rooms/{room}/state"), &bob).await.ok();
+            assert!(!state.to_string().contains("secret"), "after {what}");
+            assert_eq!(server.bodies(&room, &bob, "dir=b").await, ["during"], "after {what}");
+            let members = server.read_v3(&format!("/rooms/{room}/members"), &bob).await.ok();
+            let chunk = members["chunk"].as_array().unwrap();
+            let own = chunk
+                .iter()
+                .find(|event| event["state_key"] == "@bob:example.org")
+                .unwrap();
+            assert_eq!(
+                (&own["content"]["membership"], &own["sender"]),
+                (&json!("leave"), &json!("@bob:example.org"))
+            );
+            let context = server.read_v3(&format!("/rooms/{room}/context/{last}"), &bob).await;
+            context.is_error(404, "M_NOT_FOUND");
+        }
+        server.ask(&format!("/rooms/{room}/join"), &bob, json!({})).await.ok();
+        assert_eq!(server.read_v3(&path, &bob).await.ok()["topic"], "secret");
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn members_at_a_time_are_for_those_who_may_see_that_time() {
+    testkit::database::each(|db| async move {
+        let server = open(&db).await;
+        let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+        for (visibility, allowed) in [
+            ("joined", false),
+            ("invited", false),
+            ("shared", true),
+            ("world_readable", true),
+        ] {
+            let visible =
+                json!({ "type": "m.room.history_visibility", "content": { "history_visibility": visibility } });
+            let body = json!({ "preset": "public_chat", "initial_state": [visible] });
+            let room = server.room(&alice, body).await;
+            let token = |sync: Value| sync["next_batch"].as_str().unwrap().to_owned();
+            let early = token(server.read_v3("/sync?timeout=0", &alice).await.ok());
+            server.ask(&format!("/rooms/{room}/join"), &bob, json!({})).await.ok();
+            let then = server.read_v3(&format!("/rooms/{room}/members?at={early}"), &bob).await;
+            if allowed {
+                assert_eq!(then.ok()["chunk"].as_array().unwrap().len(), 1, "{visibility}");
+            } else {
+                then.is_error(403, "M_FORBIDDEN");
+            }
+            let now = token(server.read_v3("/sync?timeout=0", &bob).await.ok());
+            let path = format!("/rooms/{room}/members?at={now}");
+            assert_eq!(
+                server.read_v3(&path, &bob).await.ok()["chunk"]
+                    .as_array()
+                    .unwrap()
+                    .len(),
+                2
+            );
+            server.ask(&format!("/rooms/{room}/leave"), &bob, json!({})).await.ok();
+            assert_eq!(
+                server.read_v3(&path, &bob).await.ok()["chunk"]
+                    .as_array()
+                    .unwrap()
+                    .len(),
+                2
+            );
+            let after = token(server.read_v3("/sync?timeout=0", &alice).await.ok());
+            let path = format!("/rooms/{room}/members?at={after}");
+            assert_eq!(
+                server.read_v3(&path, &bob).await.ok()["chunk"]
+                    .as_array()
+                    .unwrap()
+                    .len(),
+                2
+            );
+        }
+        server.stop().await;
+    })
+    .await;
+}
+
+/// Who forgot a room and is banned from it afterwards does not see it again.
+#[tokio::test]
+async fn a_ban_does_not_bring_a_forgotten_room_back() {
+    testkit::database::each(|db| async move {
+        let server = open(&db).await;
+        let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+        let room = server.room(&alice, json!({ "preset": "public_chat" })).await;
+        server.ask(&format!("/rooms/{room}/join"), &bob, json!({})).await.ok();
+        server.ask(&format!("/rooms/{room}/leave"), &bob, json!({})).await.ok();
+        server.ask(&format!("/rooms/{room}/forget"), &bob, json!({})).await.ok();
+        let sync = server.read_v3("/sync?timeout=0", &bob).await.ok();
+        let since = sync["next_batch"].as_str().unwrap().to_owned();
+        let target = json!({ "user_id": "@bob:example.org" });
+        for what in ["ban", "unban"] {
+            server
+                .ask(&format!("/rooms/{room}/{what}"), &alice, target.clone())
+                .await
+                .ok();
+            let sync = server
+                .read_v3(&format!("/sync?timeout=0&since={since}"), &bob)
+                .await
+                .ok();
+            assert!(sync["rooms"]["leave"][&room].is_null(), "after {what}");
+            let read = server.read_v3(&format!("/rooms/{room}/messages?dir=b"), &bob).await;
+            read.is_error(403, "M_FORBIDDEN");
+        }
+        server.ask(&format!("/rooms/{room}/invite"), &alice, target).await.ok();
+        let sync = server
+            .read_v3(&format!("/sync?timeout=0&since={since}"), &bob)
+            .await
+            .ok();
+        assert!(!sync["rooms"]["invite"][&room].is_null());
+        server.stop().await;
+    })
+    .await;
+}
+
+/// A canonical alias that does not point to its room is refused, whichever way it comes.
+#[tokio::test]
+async fn canonical_aliases_have_to_point_to_their_room() {
+    testkit::database::each(|db| async move {
+        let server = open(&db).await;
+        let alice = server.register("alice").await;
+        let bob = server.register("bob").await;
+        let other = server.room(&alice, json!({ "room_alias_name": "other" })).await;
+        let room = server
+            .room(&alice, json!({ "preset": "public_chat", "room_alias_name": "mine" }))
+            .await;
+        let path = format!("/rooms/{room}/state/m.room.canonical_alias");
+        for content in [
+            json!({ "alias": "#nothing:example.org" }),
+            json!({ "alias": "#other:example.org" }),
+            json!({ "alias": "#mine:example.org", "alt_aliases": ["#other:example.org"] }),
+        ] {
+            server
+                .put_v3(&path, &alice, content.clone())
+                .await
+                .is_error(400, "M_BAD_ALIAS");
+            let initial = json!({ "initial_state": [{ "type": "m.room.canonical_alias", "content": content }] });
+            server
+                .ask("/createRoom", &alice, initial)
+                .await
+                .is_error(400, "M_BAD_ALIAS");
+        }
+        for content in [
+            json!({ "alias": "nonsense" }),
+            json!({ "alias": 1 }),
+            json!({ "alt_aliases": "#mine:example.org" }),
+        ] {
+            server
+                .put_v3(&path, &alice, content)
+                .await
+                .is_error(400, "M_INVALID_PARAM");
+        }
+        // The rules of the room come first.
+        server.ask(&format!("/rooms/{room}/join"), &bob, json!({})).await.ok();
+        let refused = server
+            .put_v3(&path, &bob, json!({ "alias": "#nothing:example.org" }))
+            .await;
+        refused.is_error(403, "M_FORBIDDEN");
+        // The alias made with a room counts in its initial state.
+        let content = json!({ "alias": "#fresh:example.org", "alt_aliases": ["#fresh:example.org"] });
+        let initial = json!({
+            "room_alias_name": "fresh", "initial_state": [{ "type": "m.room.canonical_alias", "content": content }],
+        });
+        server.room(&alice, initial).await;
+        // What stands may stay once its alias is gone; what is new may not.
+        let path_of_alias = format!("{V3}/directory/room/%23mine:example.org");
+        let removed = server
+            .json(Method::DELETE, &path_of_alias, Some(&alice), &json!({}))
+            .await;
+        removed.ok();
+        server.put_v3(&path, &alice, json!({})).await.ok();
+        server
+            .put_v3(&path, &alice, json!({ "alias": "#mine:example.org" }))
+            .await
+            .is_error(400, "M_BAD_ALIAS");
+        assert_ne!(room, other);
+        server.stop().await;
+    })
+    .await;
+}

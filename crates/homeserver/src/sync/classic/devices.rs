@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 
 use ruma::{OwnedUserId, RoomId, UserId, events::StateEventType};
 
-use super::{Reader, response::Response, room::Slice, state::Span};
+use super::{
+    Reader,
+    response::Response,
+    state::{Span, StateRange},
+};
 use crate::{
     client_api::ApiError,
     room::{Membership, RoomState, StateMap, UserRooms},
@@ -21,12 +25,28 @@ fn is_encrypted(room: &RoomState) -> bool {
     room.pinned(&StateEventType::RoomEncryption).is_some()
 }
 
+fn is_member(kind: &StateEventType) -> bool {
+    *kind == StateEventType::RoomMember
+}
+
 impl Reader<'_> {
     /// Notes who came to share a joined room with the reader, or ceased to.
-    pub(super) fn note_sharing(&self, room: &RoomState, end: &StateMap, slice: &Slice, span: Span) {
+    pub(super) fn note_sharing(&self, room: &RoomState, range: &StateRange<'_>) {
         let (Some(_), true) = (self.since, is_encrypted(room)) else {
             return;
         };
+        let StateRange { end, slice, span, fork } = *range;
+        if let Some(fork) = fork.filter(|_| span != Span::All) {
+            for (_, user_id, entry) in fork
+                .known
+                .differences(end)
+                .into_iter()
+                .filter(|(kind, ..)| is_member(kind))
+            {
+                let membership = entry.and_then(|entry| entry.membership);
+                self.note_member(user_id, membership.unwrap_or(Membership::Leave));
+            }
+        }
         let began = |event: &crate::room::Event| {
             event
                 .state_type()

@@ -18,11 +18,11 @@ use super::{
         Counts, Events, InvitedRoom, JoinedRoom, Json, KnockedRoom, LeftRoom, ReceiptContent, ReceiptInfo, Response,
         Summary, Timeline,
     },
-    state::{Span, StateRange},
+    state::{Fork, Span, StateRange},
 };
 use crate::{
     client_api::ApiError,
-    room::{Event, Format, Membership, RoomMembership, RoomState, UserRooms, Visibility},
+    room::{Event, Format, Membership, RoomMembership, RoomState, StateMap, UserRooms, Visibility},
     sync::{
         position::SyncToken,
         streams::{News, RoomNews},
@@ -135,7 +135,7 @@ impl Reader<'_> {
     ) -> Result<Option<JoinedRoom>, ApiError> {
         let room = self.hs.rooms.get(room_id).await?.state();
         let newly_joined = match self.since {
-            Some(since) if membership.position > since => !self.joined_since(room_id, membership, since).await?,
+            Some(since) if membership.position > since => !self.joined_since(&room, since).await?,
             _ => false,
         };
         let known_since = self.since.filter(|_| !newly_joined);
@@ -173,7 +173,13 @@ impl Reader<'_> {
                 .slice(&room, known_since.unwrap_or(0), self.now, &visibility, ignored)
                 .await?;
             let end = self.hs.rooms.state_at(&room, self.now).await?;
-            let members_changed = slice.all.iter().any(|event| event.membership().is_some());
+            let span = if whole {
+                Span::All
+            } else {
+                Span::Since(known_since.unwrap_or(0))
+            };
+            let fork = self.fork(&room, &slice, span).await?;
+            let members_changed = fork.is_some() || slice.all.iter().any(|event| event.membership().is_some());
             let mut heroes = Vec::new();
             if whole || members_changed || slice.limited {
                 let summary = self.summary(&room);
@@ -183,13 +189,10 @@ impl Reader<'_> {
             let range = StateRange {
                 end: &end,
                 slice: &slice,
-                span: if whole {
-                    Span::All
-                } else {
-                    Span::Since(known_since.unwrap_or(0))
-                },
+                span,
+                fork: fork.as_ref(),
             };
-            self.note_sharing(&room, &end, &slice, range.span);
+            self.note_sharing(&room, &range);
             let events = self.state_events(room_id, &range, &heroes).await?;
             joined.state = self.state_section(self.client_json(&events, None).await?);
             joined.timeline = self.timeline(slice, newly_joined, &visibility).await?;
@@ -203,20 +206,32 @@ impl Reader<'_> {
     }
 
     /// Whether the user has been joined without a break since a position.
-    async fn joined_since(&self, room_id: &RoomId, m: &RoomMembership, since: i64) -> Result<bool, ApiError> {
-        let mut at = Some(m.position);
-        while let Some(nid) = at {
-            let events = self.hs.rooms.events(room_id, &[nid]).await?;
-            let Some(event) = events.first() else { return Ok(false) };
-            if event.membership() != Some(Membership::Join) {
-                return Ok(false);
-            }
-            if nid <= since {
-                return Ok(true);
-            }
-            at = event.replaces;
+    async fn joined_since(&self, room: &RoomState, since: i64) -> Result<bool, ApiError> {
+        let history = self.hs.rooms.membership_history(room, &self.user_id).await?;
+        let before = history.iter().rposition(|(position, _)| *position <= since);
+        Ok(before.is_some_and(|before| {
+            history[before..]
+                .iter()
+                .all(|(_, membership)| *membership == Membership::Join)
+        }))
+    }
+
+    /// The states to compare where state resolution changed the state in the range: a timeline does not show that.
+    async fn fork(&self, room: &RoomState, slice: &Slice, span: Span) -> Result<Option<Fork>, ApiError> {
+        let since = match span {
+            Span::Nothing => return Ok(None),
+            Span::All => slice.start,
+            Span::Since(since) => since.min(slice.start),
+        };
+        if room.reset_at <= since {
+            return Ok(None);
         }
-        Ok(false)
+        let known = match span {
+            Span::Since(since) => self.hs.rooms.state_at(room, since).await?,
+            _ => StateMap::default(),
+        };
+        let start = self.hs.rooms.state_at(room, slice.start).await?;
+        Ok(Some(Fork { known, start }))
     }
 
     /// The newest wanted events in (`after`, `up_to`], as many as the filter's limit.
@@ -446,7 +461,7 @@ impl Reader<'_> {
         };
         let room = room.state();
         let left_at = membership.position;
-        let before = self.before_leaving(room_id, left_at).await?;
+        let before = self.before_leaving(&room, left_at).await?;
         let visibility = self.hs.rooms.visibility(&room, &self.user_id).await?;
         // Who was never in it sees their own part alone: the withdrawn invite, the ban.
         let (after, span) = match before {
@@ -461,10 +476,12 @@ impl Reader<'_> {
         };
         let slice = self.slice(&room, after, left_at, &visibility, None).await?;
         let end = self.hs.rooms.state_at(&room, left_at).await?;
+        let fork = self.fork(&room, &slice, span).await?;
         let range = StateRange {
             end: &end,
             slice: &slice,
             span,
+            fork: fork.as_ref(),
         };
         if span != Span::Nothing {
             self.note_parting(&room, &end);
@@ -479,24 +496,15 @@ impl Reader<'_> {
         }))
     }
 
-    async fn before_leaving(&self, room_id: &RoomId, left_at: i64) -> Result<Before, ApiError> {
+    async fn before_leaving(&self, room: &RoomState, left_at: i64) -> Result<Before, ApiError> {
         let since = self.since.unwrap_or(0);
-        let mut at = Some(left_at);
-        let mut joined_between = false;
-        while let Some(nid) = at {
-            let events = self.hs.rooms.events(room_id, &[nid]).await?;
-            let Some(event) = events.first() else { break };
-            let joined = event.membership() == Some(Membership::Join);
-            if nid <= since && joined {
-                return Ok(Before::Joined);
-            }
-            joined_between |= joined;
-            if nid <= since {
-                break;
-            }
-            at = event.replaces;
-        }
-        Ok(if joined_between {
+        let mut history = self.hs.rooms.membership_history(room, &self.user_id).await?;
+        history.retain(|(position, _)| *position <= left_at);
+        let known = history.iter().rposition(|(position, _)| *position <= since);
+        let joined = |(_, membership): &(i64, Membership)| *membership == Membership::Join;
+        Ok(if known.is_some_and(|known| joined(&history[known])) {
+            Before::Joined
+        } else if history[known.map_or(0, |known| known + 1)..].iter().any(joined) {
             Before::JoinedBetween
         } else {
             Before::NeverJoined

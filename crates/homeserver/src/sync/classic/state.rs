@@ -36,12 +36,26 @@ pub(super) struct StateRange<'a> {
     pub(super) end: &'a StateMap,
     pub(super) slice: &'a Slice,
     pub(super) span: Span,
+    /// Where positions do not tell what changed.
+    pub(super) fork: Option<&'a Fork>,
+}
+
+/// States to compare with the one after the timeline, where state resolution changed it on the way: an old event may
+/// hold its place again, and an event of the timeline may never have had one.
+pub(super) struct Fork {
+    /// What the device knows; nothing if it is to get all.
+    pub(super) known: StateMap,
+    /// The state before the timeline.
+    pub(super) start: StateMap,
 }
 
 impl StateRange<'_> {
     /// The positions of the wanted state events: of the state after the timeline, or before it. Members only if
     /// `members`, or if they changed.
     fn positions(&self, after_timeline: bool, members: bool) -> BTreeSet<i64> {
+        if let Some(fork) = self.fork {
+            return self.compared(fork, after_timeline, members);
+        }
         let start = self.slice.start;
         let complete = self.slice.is_complete();
         let mut positions = BTreeSet::new();
@@ -88,6 +102,26 @@ impl StateRange<'_> {
         positions
     }
 
+    /// The same by comparing states. Before the timeline goes what that changes as it was, and all else as it is after it:
+    /// a client that knows no other way is told of a resolution there.
+    fn compared(&self, fork: &Fork, after_timeline: bool, members: bool) -> BTreeSet<i64> {
+        let wanted = |kind: &StateEventType| members || self.span != Span::All || *kind != StateEventType::RoomMember;
+        let mut target = self.end.clone();
+        if !after_timeline {
+            for (kind, key) in self.slice.shown.iter().filter_map(|event| event.state_type()) {
+                match fork.start.get(&kind, key) {
+                    Some(entry) => drop(target.insert(kind, key, entry.clone())),
+                    None => drop(target.remove(&kind, key)),
+                }
+            }
+        }
+        let changed = fork.known.differences(&target).into_iter();
+        changed
+            .filter(|(kind, ..)| wanted(kind))
+            .filter_map(|(_, _, entry)| Some(entry?.nid))
+            .collect()
+    }
+
     /// For each piece of state that the timeline changes: its first change and what that replaced.
     fn first_replaced(&self) -> impl Iterator<Item = (&Arc<Event>, i64)> {
         let start = self.slice.start;
@@ -112,6 +146,11 @@ impl StateRange<'_> {
 
     /// The position of a user's member event after or before the timeline.
     fn member(&self, user_id: &UserId, after_timeline: bool) -> Option<i64> {
+        if let Some(fork) = self.fork {
+            let map = if after_timeline { self.end } else { &fork.start };
+            let entry = map.get(&StateEventType::RoomMember, user_id.as_str())?;
+            return Some(entry.nid);
+        }
         let entry = self.end.get(&StateEventType::RoomMember, user_id.as_str())?;
         if after_timeline || entry.nid <= self.slice.start {
             return Some(entry.nid);
