@@ -309,7 +309,9 @@ async fn changes(
         match membership.membership {
             Membership::Join => {
                 let room = hs.rooms.get(room_id).await?.state();
-                let (joined_at, _) = hs.joined_until(room_id, membership.position, from).await?;
+                let (joined_at, _) = hs
+                    .joined_until(&sender.user_id, room_id, membership.position, from)
+                    .await?;
                 shared.push((room, joined_at));
             }
             Membership::Leave | Membership::Ban if membership.position > from && membership.position <= to => {
@@ -339,7 +341,7 @@ async fn changes(
     for (room_id, left_at) in parted {
         let room = hs.rooms.get(room_id).await?.state();
         // Who was never in it met nobody there.
-        if let (_, true) = hs.joined_until(room_id, left_at, from).await? {
+        if let (_, true) = hs.joined_until(&sender.user_id, room_id, left_at, from).await? {
             concerned.extend(joined_members(&hs.rooms.state_at(&room, left_at - 1).await?));
         }
     }

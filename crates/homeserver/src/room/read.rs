@@ -261,7 +261,7 @@ impl Rooms {
     ///
     /// # Errors
     /// When the database fails.
-    pub(super) async fn state_history(
+    pub(crate) async fn state_history(
         &self,
         room: &RoomState,
         kind: &StateEventType,
