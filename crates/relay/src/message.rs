@@ -4,7 +4,6 @@
 //! what a message means to an allocation.
 
 mod attribute;
-mod checksum;
 mod decode;
 mod encode;
 

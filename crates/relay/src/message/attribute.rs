@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use fabric::checksum::crc32;
+
 use super::{MAGIC_COOKIE, TransactionId};
 
 pub(super) const MAPPED_ADDRESS: u16 = 0x0001;
@@ -31,6 +33,14 @@ pub(super) const FINGERPRINT: u16 = 0x8028;
 pub(super) const ATTRIBUTE_HEADER_LEN: usize = 4;
 /// Length in bytes of an HMAC-SHA1.
 pub(super) const INTEGRITY_LEN: usize = 20;
+
+/// XORed into the checksum, so that a message of another protocol with a CRC-32 at its end is told apart (RFC 8489 §14.7).
+const FINGERPRINT_XOR: u32 = 0x5354_554E;
+
+/// The value of FINGERPRINT for a message of which `before` are the bytes up to that attribute.
+pub(super) fn fingerprint(before: &[u8]) -> u32 {
+    crc32(before) ^ FINGERPRINT_XOR
+}
 
 /// Types below this must be understood or refused (RFC 8489 §14).
 pub(super) fn is_comprehension_required(attribute_type: u16) -> bool {

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::{
     Class, Family, HEADER_LEN, MAGIC_COOKIE, Method, TransactionId,
     attribute::{self, ATTRIBUTE_HEADER_LEN, INTEGRITY_LEN, padded, read_xor_address},
-    checksum, split_type,
+    split_type,
 };
 
 /// Unknown attributes named in a 420; a client that sends more learns the rest when it has dealt with these.
@@ -111,7 +111,7 @@ impl<'a> Message<'a> {
             let value = rest.get(..length).ok_or(NotStun)?;
             let next = position + ATTRIBUTE_HEADER_LEN + padded(length);
             if attribute_type == attribute::FINGERPRINT {
-                let expected = checksum::fingerprint(&bytes[..position]).to_be_bytes();
+                let expected = attribute::fingerprint(&bytes[..position]).to_be_bytes();
                 if value != expected || next != bytes.len() {
                     return Err(NotStun);
                 }

@@ -7,7 +7,7 @@ use aws_lc_rs::hmac;
 use super::{
     Class, ErrorCode, Family, HEADER_LEN, MAGIC_COOKIE, Method, TransactionId,
     attribute::{self, ATTRIBUTE_HEADER_LEN, INTEGRITY_LEN, padded, write_xor_address},
-    checksum, join_type,
+    join_type,
 };
 
 /// Builds one message, attribute by attribute, in the order of the calls.
@@ -133,7 +133,7 @@ impl Encoder {
     /// Adds FINGERPRINT; the last call before [`Encoder::finish`].
     pub fn fingerprint(mut self) -> Self {
         self.set_length(ATTRIBUTE_HEADER_LEN + 4);
-        let value = checksum::fingerprint(&self.bytes);
+        let value = attribute::fingerprint(&self.bytes);
         self.attribute(attribute::FINGERPRINT, &value.to_be_bytes())
     }
 

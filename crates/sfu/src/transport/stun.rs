@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use aws_lc_rs::hmac;
+use fabric::checksum::crc32;
 
 use super::IceCredentials;
 
@@ -243,32 +244,6 @@ fn xor_mapped_address(out: &mut Vec<u8>, address: SocketAddr, transaction: &Tran
         }
     };
     attribute(out, XOR_MAPPED_ADDRESS, &value[..length]);
-}
-
-/// CRC-32 of ISO-HDLC, as FINGERPRINT wants it.
-fn crc32(bytes: &[u8]) -> u32 {
-    const TABLE: [u32; 256] = {
-        let mut table = [0; 256];
-        let mut i = 0;
-        while i < 256 {
-            let mut crc = i as u32;
-            let mut bit = 0;
-            while bit < 8 {
-                crc = if crc & 1 == 1 {
-                    (crc >> 1) ^ 0xEDB8_8320
-                } else {
-                    crc >> 1
-                };
-                bit += 1;
-            }
-            table[i] = crc;
-            i += 1;
-        }
-        table
-    };
-    !bytes.iter().fold(!0, |crc, byte| {
-        TABLE[((crc ^ u32::from(*byte)) & 0xFF) as usize] ^ (crc >> 8)
-    })
 }
 
 #[cfg(test)]

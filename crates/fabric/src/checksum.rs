@@ -1,6 +1,7 @@
-//! The CRC-32 of FINGERPRINT (RFC 8489 §14.7): ITU V.42, reflected, XORed with a constant.
+//! CRC-32 as ITU V.42 and IEEE 802.3 define it: the checksum that several protocols on datagrams share.
 
-const FINGERPRINT_XOR: u32 = 0x5354_554E;
+/// The reflected polynomial.
+const POLYNOMIAL: u32 = 0xEDB8_8320;
 
 const TABLE: [u32; 256] = {
     let mut table = [0; 256];
@@ -10,7 +11,7 @@ const TABLE: [u32; 256] = {
         let mut bit = 0;
         while bit < 8 {
             crc = if crc & 1 == 1 {
-                (crc >> 1) ^ 0xEDB8_8320
+                (crc >> 1) ^ POLYNOMIAL
             } else {
                 crc >> 1
             };
@@ -22,12 +23,11 @@ const TABLE: [u32; 256] = {
     table
 };
 
-/// The value of FINGERPRINT for a message of which `before` are the bytes up to that attribute.
-pub(super) fn fingerprint(before: &[u8]) -> u32 {
-    let crc = before.iter().fold(u32::MAX, |crc, byte| {
+/// The CRC-32 of `bytes`.
+pub fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
         TABLE[usize::from((crc as u8) ^ byte)] ^ (crc >> 8)
-    });
-    !crc ^ FINGERPRINT_XOR
+    })
 }
 
 #[cfg(test)]
@@ -36,6 +36,7 @@ mod tests {
 
     #[test]
     fn matches_the_check_value_of_the_polynomial() {
-        assert_eq!(fingerprint(b"123456789") ^ FINGERPRINT_XOR, 0xCBF4_3926);
+        assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
+        assert_eq!(crc32(b""), 0);
     }
 }
