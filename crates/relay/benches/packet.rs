@@ -96,6 +96,7 @@ fn bench() -> Bench {
         inbox: sender,
         sfu_media_addresses: Vec::new(),
         local_ips: Vec::new(),
+        own_ips: Vec::new(),
         seed: [1; 32],
     };
     let now = Now {

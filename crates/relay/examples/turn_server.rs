@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config {
         listen: vec![listen.parse()?],
         allow_peers: arguments.map(|net| net.parse()).collect::<Result<_, _>>()?,
-        relay_ports: "41000-48999".parse()?,
+        relay_ports: "20000-27999".parse()?,
         max_allocations_per_user: 4096,
         ..Config::default()
     };

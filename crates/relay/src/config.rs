@@ -28,7 +28,8 @@ pub struct Config {
     /// Ports for peers outside this process. Two clients of the relay, or a client and the SFU, need none.
     pub relay_ports: PortRange,
     /// Networks outside this process to which clients may relay. Special-purpose addresses (loopback, private,
-    /// link-local, …) only through a network that lies wholly within their own block.
+    /// link-local, …) only through a network that lies wholly within their own block; this machine's own addresses only
+    /// where they are named one by one (`192.0.2.7/32`).
     pub allow_peers: Vec<IpNet>,
     /// Allocations one user may hold at a time; a browser holds several per call.
     pub max_allocations_per_user: u32,

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::counters::Counters;
 use crate::{
-    listeners::SharedStats,
+    listeners::{SharedStats, interface_ips},
     server::{Command, FiveTuple, Now, Outcome, Server, ToClient, ToPeer, Transport},
     stream::{Connection, Event},
 };
@@ -40,7 +40,8 @@ const BATCHES_PER_TURN: usize = 4;
 const SOCKETS_PER_TURN: usize = 32;
 /// Items taken from a queue per turn.
 const ITEMS_PER_TURN: usize = 128;
-/// How often connections without an allocation are looked at, and how long they may live.
+/// How often connections without an allocation and the machine's addresses are looked at, and how long the former may
+/// live.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 const CONNECTION_WITHOUT_ALLOCATION: Duration = Duration::from_secs(30);
 
@@ -433,6 +434,10 @@ impl Driver {
     }
 
     fn sweep(&mut self, now: Instant) {
+        // Where they cannot be listed, those known before are the best guess.
+        if let Ok(own_ips) = interface_ips() {
+            self.server.set_own_ips(own_ips);
+        }
         self.connections.retain(|tuple, connected| {
             let keep = now.saturating_duration_since(connected.since) < CONNECTION_WITHOUT_ALLOCATION
                 || self.server.has_allocation(*tuple);

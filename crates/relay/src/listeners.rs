@@ -165,6 +165,10 @@ pub fn start(
         inbox: inbox_sender,
         sfu_media_addresses,
         local_ips: local_ips(&listeners),
+        own_ips: interface_ips().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot list the addresses of this machine: turn.allow_peers may let clients reach it");
+            Vec::new()
+        }),
         seed: seed()?,
     };
     let stats = Arc::new(SharedStats::default());
@@ -387,6 +391,12 @@ fn local_ips(listeners: &[(Protocol, SocketAddr)]) -> Vec<IpAddr> {
     interfaces.sort_by_key(IpAddr::is_loopback);
     ips.extend(interfaces);
     ips
+}
+
+/// Every address of this machine's interfaces at this moment.
+pub(crate) fn interface_ips() -> io::Result<Vec<IpAddr>> {
+    let interfaces = if_addrs::get_if_addrs()?;
+    Ok(interfaces.into_iter().map(|interface| interface.ip()).collect())
 }
 
 fn seed() -> Result<[u8; 32], rand::rngs::SysError> {

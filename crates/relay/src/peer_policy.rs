@@ -1,8 +1,8 @@
 //! Whom a client may reach through the relay.
 //!
 //! Denied unless granted: what lives in this process (through the in-process switch, never through a socket) and the
-//! networks the administrator lists. A listed network never grants special-purpose addresses by accident: `0.0.0.0/0`
-//! opens the internet, not the loopback interface.
+//! networks the administrator lists. A listed network never grants special-purpose addresses or those of this machine by
+//! accident: `0.0.0.0/0` opens the internet, not the loopback interface and not the services beside us.
 
 use std::{
     collections::HashSet,
@@ -30,6 +30,8 @@ impl Reach {
 #[derive(Debug)]
 pub(crate) struct PeerPolicy {
     inside: HashSet<IpAddr>,
+    /// Addresses of this machine, but for loopback, whose whole network is ours.
+    own: HashSet<IpAddr>,
     allowed: Vec<IpNet>,
 }
 
@@ -38,8 +40,15 @@ impl PeerPolicy {
     pub(crate) fn new(inside: impl IntoIterator<Item = IpAddr>, allowed: &[IpNet]) -> Self {
         Self {
             inside: inside.into_iter().map(|ip| ip.to_canonical()).collect(),
+            own: HashSet::new(),
             allowed: allowed.iter().map(canonical_net).collect(),
         }
+    }
+
+    /// The addresses that this machine has at present.
+    pub(crate) fn set_own(&mut self, own: impl IntoIterator<Item = IpAddr>) {
+        self.own.clear();
+        self.own.extend(own.into_iter().map(|ip| ip.to_canonical()));
     }
 
     /// Whether any peer can need a socket.
@@ -58,9 +67,13 @@ impl PeerPolicy {
 
     fn is_allowed(&self, peer: IpAddr) -> bool {
         let special = special_purpose_net(peer);
-        self.allowed
-            .iter()
-            .any(|net| net.contains(&peer) && special.is_none_or(|special| special.contains(net)))
+        // Behind such an address are services that trust what comes from their own machine, or that a firewall hides.
+        let is_own = !peer.is_loopback() && (self.own.contains(&peer) || self.inside.contains(&peer));
+        self.allowed.iter().any(|net| {
+            net.contains(&peer)
+                && special.is_none_or(|special| special.contains(net))
+                && (!is_own || net.prefix_len() == net.max_prefix_len())
+        })
     }
 }
 
@@ -189,6 +202,34 @@ mod tests {
             ("fd00::/8", "fd00::1", true),
             ("::ffff:10.0.0.0/104", "10.1.1.1", true),
             ("10.0.0.0/8", "::ffff:10.1.1.1", true),
+        ] {
+            assert_eq!(outside(&[net], peer), expected, "{peer} by {net}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_this_machine_is_granted_by_its_own_name_alone() {
+        let outside = |allowed: &[&str], peer: &str| {
+            let allowed: Vec<IpNet> = allowed.iter().map(|net| net.parse().expect("literal")).collect();
+            let mut policy = PeerPolicy::new([ip("203.0.113.7")], &allowed);
+            policy.set_own([ip("198.51.100.2"), ip("192.168.1.5"), ip("2001:db8::5"), ip("127.0.0.1")]);
+            policy.reach(ip(peer), false).outside
+        };
+        for (net, peer, expected) in [
+            ("0.0.0.0/0", "198.51.100.2", false),
+            ("0.0.0.0/0", "::ffff:198.51.100.2", false),
+            ("198.51.100.0/24", "198.51.100.2", false),
+            ("0.0.0.0/0", "198.51.100.3", true),
+            ("0.0.0.0/0", "203.0.113.7", false),
+            ("192.168.0.0/16", "192.168.1.5", false),
+            ("192.168.0.0/16", "192.168.1.6", true),
+            ("::/0", "2001:db8::5", false),
+            ("::/0", "2001:db8::6", true),
+            ("198.51.100.2/32", "198.51.100.2", true),
+            ("203.0.113.7/32", "203.0.113.7", true),
+            ("192.168.1.5/32", "192.168.1.5", true),
+            ("2001:db8::5/128", "2001:db8::5", true),
+            ("127.0.0.0/8", "127.0.0.1", true),
         ] {
             assert_eq!(outside(&[net], peer), expected, "{peer} by {net}");
         }

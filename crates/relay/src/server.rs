@@ -142,6 +142,8 @@ pub struct Parts {
     pub sfu_media_addresses: Vec<SocketAddr>,
     /// Local addresses to fall back to for a family the client did not reach us by.
     pub local_ips: Vec<IpAddr>,
+    /// Every address of this machine: peers only where the configuration names them one by one.
+    pub own_ips: Vec<IpAddr>,
     /// Chance: seeds ports, tokens and the nonce key.
     pub seed: [u8; 32],
 }
@@ -184,7 +186,8 @@ impl Server {
             .iter()
             .map(SocketAddr::ip)
             .chain(config.external_ips.iter().copied());
-        let policy = PeerPolicy::new(inside, &config.allow_peers);
+        let mut policy = PeerPolicy::new(inside, &config.allow_peers);
+        policy.set_own(parts.own_ips);
         Self {
             nonces: Nonces::new(&rng.random(), NONCE_LIFETIME),
             ports: Ports::new(&config.relay_ports, policy.reaches_outside()),
@@ -208,6 +211,11 @@ impl Server {
             indication: rng.random(),
             rng,
         }
+    }
+
+    /// The machine has these addresses from now on: home connections and private IPv6 addresses change.
+    pub fn set_own_ips(&mut self, own_ips: Vec<IpAddr>) {
+        self.policy.set_own(own_ips);
     }
 
     /// Takes one packet of a client: a UDP datagram, or one message off a TCP stream.

@@ -10,6 +10,7 @@ use std::{
 use credentials::turn::TurnSecret;
 use fabric::switch::{Delivery, Switch};
 use relay::{Config, Protocol, RelayHandle, StartError};
+use testkit::ports::PortBlock;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
@@ -31,9 +32,13 @@ struct Relay {
 
 impl Relay {
     fn start(sfu: Vec<SocketAddr>) -> Self {
+        Self::start_with(Config::default(), sfu)
+    }
+
+    fn start_with(config: Config, sfu: Vec<SocketAddr>) -> Self {
         let config = Config {
             listen: vec!["127.0.0.1:0".parse().expect("literal")],
-            ..Config::default()
+            ..config
         };
         let (secret, switch, shutdown) = (TurnSecret::new("s3cret"), Switch::new(), CancellationToken::new());
         let handle = relay::start(
@@ -107,7 +112,16 @@ async fn exchange(from: &impl Conn, to: &impl Conn, payload: &[u8]) {
 
 #[tokio::test]
 async fn two_clients_reach_each_other_without_a_relay_port() {
-    let relay = Relay::start(Vec::new());
+    let ports = PortBlock::claim();
+    let relay = Relay::start_with(
+        Config {
+            // Somebody outside may be reached, so relayed addresses come from the range that is ours alone.
+            allow_peers: vec!["192.0.2.0/24".parse().expect("literal")],
+            relay_ports: ports.to_string().parse().expect("a range"),
+            ..Config::default()
+        },
+        Vec::new(),
+    );
     let (alice, bob) = (
         relay.client("@alice:example.org").await,
         relay.client("@bob:example.org").await,

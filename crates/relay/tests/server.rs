@@ -118,6 +118,7 @@ impl Fixture {
             inbox: sender,
             sfu_media_addresses: vec![addr("203.0.113.9:7882")],
             local_ips: vec!["2001:db8::1".parse().expect("literal")],
+            own_ips: vec!["192.0.2.250".parse().expect("literal")],
             seed: [7; 32],
         };
         #[expect(clippy::disallowed_methods, reason = "an arbitrary origin; the tests add to it")]
@@ -631,6 +632,7 @@ fn permissions_are_all_or_none_and_denied_by_default() {
         ("192.0.2.5:9", 0),
         ("203.0.113.9:7882", 0),  // the SFU
         ("203.0.113.1:50000", 0), // where allocations are
+        ("192.0.2.250:53", 403), // this machine, within a network that is allowed
         ("8.8.8.8:53", 403),
         ("127.0.0.1:8008", 403),
         ("10.0.0.1:22", 403),

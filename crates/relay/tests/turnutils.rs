@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
 use credentials::turn::TurnSecret;
 use fabric::switch::Switch;
 use relay::{Config, Protocol, RelayHandle};
+use testkit::ports::PortBlock;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
@@ -31,11 +32,11 @@ fn start(config: Config) -> (RelayHandle, SocketAddr, CancellationToken) {
     (relay, address, shutdown)
 }
 
-fn outside() -> Config {
+fn outside(ports: &PortBlock) -> Config {
     Config {
         listen: vec!["127.0.0.1:0".parse().expect("literal")],
         allow_peers: vec!["127.0.0.0/8".parse().expect("literal")],
-        relay_ports: "41000-41999".parse().expect("literal"),
+        relay_ports: ports.to_string().parse().expect("a range"),
         ..Config::default()
     }
 }
@@ -126,8 +127,8 @@ async fn relays_to_a_peer_outside() {
     if !available() {
         return;
     }
-    let (_peer, port) = peer();
-    let (relay, server, _shutdown) = start(outside());
+    let (ports, (_peer, port)) = (PortBlock::claim(), peer());
+    let (relay, server, _shutdown) = start(outside(&ports));
     let port = port.to_string();
     let peer = ["-e", "127.0.0.1", "-r", &port, "-n", "20", "-m", "2"];
     for (name, flags) in [
@@ -183,8 +184,8 @@ async fn survives_the_negative_tests_of_the_client() {
     if !available() {
         return;
     }
-    let (_peer, port) = peer();
-    let (relay, server, _shutdown) = start(outside());
+    let (ports, (_peer, port)) = (PortBlock::claim(), peer());
+    let (relay, server, _shutdown) = start(outside(&ports));
     let port = port.to_string();
     let peer = ["-e", "127.0.0.1", "-r", &port, "-n", "10", "-m", "2", "-c"];
     for flags in [&["-N"][..], &["-R"]] {
