@@ -72,8 +72,6 @@ pub(crate) struct Room {
     pub(crate) dirty: Vec<(usize, Side)>,
     datagrams: mpsc::Sender<Incoming>,
     inbox: Option<mpsc::Receiver<Incoming>>,
-    /// Rises with every participant, so that no connection key is used twice.
-    generation: u64,
     /// Keys of connections by the number the sockets know them by.
     connections: HashMap<ConnectionKey, (usize, Side)>,
     next: Periodic,
@@ -125,7 +123,6 @@ impl Room {
             dirty: Vec::new(),
             datagrams,
             inbox: Some(inbox),
-            generation: 0,
             connections: HashMap::new(),
             next: Periodic {
                 media: now,
@@ -363,12 +360,9 @@ impl Room {
         let Some(peer) = self.participants[key].peer(side) else {
             return;
         };
-        let number = *peer.number.get_or_insert_with(|| {
-            self.generation += 1;
-            ConnectionKey(self.generation)
-        });
-        let ufrag = peer.transport.local_credentials().ufrag.clone();
-        let registration = self.environment.mux.register(&ufrag, number, self.datagrams.clone());
+        let number = *peer.number.get_or_insert_with(ConnectionKey::next);
+        let local = peer.transport.local_credentials();
+        let registration = self.environment.mux.register(local, number, self.datagrams.clone());
         // The names of the present and of the last ICE session are enough.
         if peer.registered.len() > 1 {
             peer.registered.remove(0);

@@ -407,7 +407,7 @@ impl IceAgent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::stun::testing::request;
+    use crate::transport::stun::clients::request;
 
     fn path(port: u16) -> Path {
         Path {

@@ -1,6 +1,7 @@
 //! The sockets that all clients share: UDP, TCP for networks without UDP, and the attachment to the switch in this
-//! process. Finds the connection a datagram belongs to (by the ICE user name first, by the sender's address from then
-//! on) and hands it to the connection's owner through a bounded queue. Knows no protocol beyond STUN's user name.
+//! process. Finds the connection a datagram belongs to (by a connectivity check whose integrity is right first, by the
+//! sender's address from then on) and hands it to the connection's owner through a bounded queue. Knows no protocol beyond
+//! the authentication of such checks.
 
 mod routes;
 mod tcp;
@@ -19,9 +20,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::ice::IceCredentials;
 use super::path::{Carrier, Path, Transmit};
 pub use routes::Registration;
-use routes::{AddressTable, Routes};
+use routes::{AddressTable, Routed, Routes};
 use tcp::TcpConnections;
 
 /// Datagrams from the switch that may wait for the mux.
@@ -45,9 +47,17 @@ pub struct MuxConfig {
 /// make parsing and the retransmission cache expensive.
 const MAX_DATAGRAM: usize = 2048;
 
-/// Names a connection to the owner of its inbox.
+/// Names a connection in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionKey(pub u64);
+
+impl ConnectionKey {
+    /// A key that no connection had before: rooms share the sockets, so they share the keys.
+    pub fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// A datagram for a connection, to be given to [`super::PeerTransport::handle_datagram`].
 #[derive(Debug)]
@@ -69,7 +79,7 @@ pub enum MuxError {
 /// Counts since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MuxStats {
-    /// Datagrams that belong to no connection.
+    /// Datagrams that belong to no connection, and checks whose integrity is wrong.
     pub unknown: u64,
     /// Datagrams dropped because the connection's inbox was full.
     pub inbox_full: u64,
@@ -77,6 +87,8 @@ pub struct MuxStats {
     pub send_failed: u64,
     /// Datagrams dropped because they were longer than any client's need be.
     pub oversized: u64,
+    /// TCP connections closed at once because there were too many, of all or of their source.
+    pub refused: u64,
 }
 
 #[derive(Default)]
@@ -85,6 +97,7 @@ struct Counters {
     inbox_full: AtomicU64,
     send_failed: AtomicU64,
     oversized: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// A handle to the shared sockets; clones are one mux.
@@ -169,12 +182,17 @@ impl Mux {
         &self.0.tcp
     }
 
-    /// Routes what carries this local user name fragment, and what then comes from the addresses that used it, to
-    /// `inbox`. An ICE restart registers a second fragment for the same connection. Dropping the registration ends it.
+    /// Routes the checks made with these local credentials, and what then comes from the addresses that sent them, to
+    /// `inbox`. An ICE restart registers a second pair for the same connection. Dropping the registration ends it.
     ///
     /// Give an inbox the capacity of some 50 ms of the traffic expected; what does not fit is dropped and counted.
-    pub fn register(&self, ufrag: &str, connection: ConnectionKey, inbox: mpsc::Sender<Incoming>) -> Registration {
-        self.0.routes.register(ufrag, connection, inbox)
+    pub fn register(
+        &self,
+        local: &IceCredentials,
+        connection: ConnectionKey,
+        inbox: mpsc::Sender<Incoming>,
+    ) -> Registration {
+        self.0.routes.register(local, connection, inbox)
     }
 
     /// Sends without waiting. Datagrams that find no room are dropped and counted, as the network would.
@@ -243,12 +261,14 @@ impl Mux {
             inbox_full,
             send_failed,
             oversized,
+            refused,
         } = &self.0.counters;
         MuxStats {
             unknown: unknown.load(Ordering::Relaxed),
             inbox_full: inbox_full.load(Ordering::Relaxed),
             send_failed: send_failed.load(Ordering::Relaxed),
             oversized: oversized.load(Ordering::Relaxed),
+            refused: refused.load(Ordering::Relaxed),
         }
     }
 
@@ -284,16 +304,16 @@ impl Mux {
         }
     }
 
-    /// Hands one datagram to its connection.
-    fn route(&self, table: &mut AddressTable, now: Instant, path: Path, datagram: &[u8], arena: &mut Arena) {
+    /// Hands one datagram to its connection; whether it was a check whose integrity is right.
+    fn route(&self, table: &mut AddressTable, now: Instant, path: Path, datagram: &[u8], arena: &mut Arena) -> bool {
         let counters = &self.0.counters;
         if datagram.len() > MAX_DATAGRAM {
             counters.oversized.fetch_add(1, Ordering::Relaxed);
-            return;
+            return false;
         }
-        let Some(route) = table.find(&self.0.routes, now, path.remote, datagram) else {
+        let Some(Routed { route, is_check }) = table.find(&self.0.routes, now, path.remote, datagram) else {
             counters.unknown.fetch_add(1, Ordering::Relaxed);
-            return;
+            return false;
         };
         let incoming = Incoming {
             connection: route.connection,
@@ -303,6 +323,7 @@ impl Mux {
         if route.inbox.try_send(incoming).is_err() {
             counters.inbox_full.fetch_add(1, Ordering::Relaxed);
         }
+        is_check
     }
 }
 

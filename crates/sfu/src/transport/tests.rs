@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::stun::testing::request;
+use super::stun::clients::request;
 use super::*;
 use crate::media::header_extensions::ExtensionBlock;
 use crate::media::rtp::{OutgoingRtp, RtpHeader};
