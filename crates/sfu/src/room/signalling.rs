@@ -5,9 +5,8 @@ use std::time::Instant;
 
 use livekit_protocol::{
     AddTrackRequest, Codec as CodecMessage, DisconnectReason, JoinResponse, LeaveRequest, MuteTrackRequest, Pong,
-    ReconnectResponse, RequestResponse, Room as RoomInfo, ServerInfo, SessionDescription, SignalTarget,
-    TrackPublishedResponse, TrackSource, TrickleRequest, UpdateLocalAudioTrack, UpdateLocalVideoTrack,
-    UpdateParticipantMetadata,
+    ReconnectResponse, RequestResponse, Room as RoomInfo, ServerInfo, SessionDescription, TrackPublishedResponse,
+    TrackSource, UpdateLocalAudioTrack, UpdateLocalVideoTrack, UpdateParticipantMetadata,
     leave_request::Action,
     request_response::{Reason, Request},
     signal_request::Message as SignalIn,
@@ -249,7 +248,8 @@ impl Room {
         match message {
             SignalIn::Offer(offer) => self.offer(key, offer, now),
             SignalIn::Answer(answer) => self.answer(key, &answer, now),
-            SignalIn::Trickle(trickle) => self.trickle(key, &trickle, now),
+            // Clients reach us at our own candidates; an address that a client names is never sent to before it was heard.
+            SignalIn::Trickle(_) => {}
             SignalIn::AddTrack(request) => self.add_track(key, request, now),
             SignalIn::Mute(request) => self.mute(key, &request),
             SignalIn::Subscription(request) => self.change_subscriptions(key, &request, now),
@@ -282,32 +282,6 @@ impl Room {
             message: message.to_owned(),
             request,
         }));
-    }
-
-    fn trickle(&mut self, key: usize, trickle: &TrickleRequest, now: Instant) {
-        #[derive(serde::Deserialize)]
-        struct CandidateInit {
-            candidate: String,
-        }
-        if trickle.candidate_init.len() > 4096 {
-            return;
-        }
-        let Ok(init) = serde_json::from_str::<CandidateInit>(&trickle.candidate_init) else {
-            return;
-        };
-        let Some(address) = crate::sdp::candidate_address(&init.candidate) else {
-            return;
-        };
-        let participant = &mut self.participants[key];
-        let peer = if trickle.target == SignalTarget::Subscriber as i32 && !participant.single_connection {
-            participant.subscriber.as_mut()
-        } else {
-            participant.publisher.as_mut()
-        };
-        if let Some(peer) = peer {
-            peer.transport.add_remote_candidate(now, address);
-            self.touch_all(key);
-        }
     }
 
     pub(crate) fn add_track(&mut self, key: usize, request: AddTrackRequest, now: Instant) {
