@@ -357,7 +357,7 @@ impl Peer {
             lossy: None,
             wake: None,
             dirty: false,
-            heard: (0, now),
+            heard: now,
         }
     }
 }

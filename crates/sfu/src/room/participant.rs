@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock,
     sdp::Description,
-    signal::{join::JoinParameters, outbound::Outbound},
+    signal::{connection::LastHeard, join::JoinParameters, outbound::Outbound},
     transport::{ChannelId, ConnectionKey, IceCredentials, PeerTransport, Registration},
 };
 
@@ -77,6 +77,7 @@ impl Permission {
 pub(crate) struct Signal {
     pub(crate) connection: ConnectionId,
     pub(crate) outbound: Outbound,
+    pub(crate) heard: LastHeard,
 }
 
 /// One WebRTC connection of a participant with what was negotiated on it.
@@ -107,17 +108,14 @@ pub(crate) struct Peer {
     pub(crate) wake: Option<Instant>,
     /// Noted as having something to send.
     pub(crate) dirty: bool,
-    /// Count of datagrams taken as authentic at the last look, and when it last rose.
-    pub(crate) heard: (u64, Instant),
+    /// Silence is counted from here at the earliest: the beginning, or the last resume.
+    pub(crate) heard: Instant,
 }
 
 impl Peer {
-    /// Datagrams taken as authentic so far.
-    pub(crate) fn authentic(&self) -> u64 {
-        let stats = self.transport.stats();
-        stats
-            .datagrams_in
-            .saturating_sub(stats.dropped_in + stats.not_authentic + stats.replayed)
+    /// How long nothing authentic came over the connection.
+    pub(crate) fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard.max(self.transport.last_heard()))
     }
 }
 

@@ -81,11 +81,16 @@ impl Room {
             claims,
             mut parameters,
             outbound,
+            heard,
         } = join;
         let entry = self.participants.vacant_entry();
         let key = entry.key();
         let mut participant = Participant::new(key, claims, &parameters, now);
-        participant.signal = Some(Signal { connection, outbound });
+        participant.signal = Some(Signal {
+            connection,
+            outbound,
+            heard,
+        });
         participant.token_due = now + super::departure::TOKEN_INTERVAL;
         info!(room = %self.name, participant = %participant.sid, identity = %participant.identity,
             protocol = participant.protocol(), single_connection = participant.single_connection, "participant joined");
@@ -198,12 +203,13 @@ impl Room {
         participant.signal = Some(Signal {
             connection: join.connection,
             outbound: join.outbound,
+            heard: join.heard,
         });
         participant.signal_lost = None;
         participant.resume_asked = None;
         let last_message_seq = participant.last_reliable;
         for peer in participant.peers() {
-            peer.heard.1 = now;
+            peer.heard = now;
             peer.slots.forget_requests();
         }
         participant.send(SignalOut::Reconnect(ReconnectResponse {
