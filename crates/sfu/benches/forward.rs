@@ -13,6 +13,7 @@ use sfu::media::down_track::{DownTrack, DownTrackParams};
 use sfu::media::estimate::SendHistory;
 use sfu::media::header_extensions::{ExtensionKind, ExtensionMap, Extensions};
 use sfu::media::layers::Layer;
+use sfu::media::packet_cache::CacheBudget;
 use sfu::media::rtp::RtpHeader;
 use sfu::media::streams::{PayloadFormat, Stream};
 use sfu::media::up_track::UpTrack;
@@ -142,7 +143,7 @@ fn forward(criterion: &mut Criterion) {
                 (subscriber(start, &certificate), track, SendHistory::new(start))
             })
             .collect::<Vec<_>>();
-        let mut up_track = UpTrack::new(Codec::Vp8, 1);
+        let mut up_track = UpTrack::new(Codec::Vp8, 1, &CacheBudget::new(CacheBudget::ROOM));
         let stream = Stream {
             section: (),
             layer: Layer::LOW,

@@ -142,6 +142,8 @@ pub(crate) struct Environment {
     pub(crate) certificate: transport::Certificate,
     pub(crate) mux: transport::Mux,
     pub(crate) candidates: RwLock<Vec<String>>,
+    /// What all rooms together may keep for retransmission.
+    pub(crate) cache: media::packet_cache::CacheBudget,
     pub(crate) ice_servers: IceServers,
     /// Whose tokens are over.
     pub(crate) removals: room::removals::Removals,

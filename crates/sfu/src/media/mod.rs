@@ -22,6 +22,7 @@ pub mod layers;
 pub mod rtcp;
 pub mod rtp;
 
+pub mod packet_cache;
 pub mod streams;
 pub mod up_track;
 
@@ -38,7 +39,6 @@ pub mod receive_stats;
 
 mod keyframes;
 mod nack;
-mod packet_cache;
 
 #[cfg(test)]
 mod test_time {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     Environment, LeaveReason, ParticipantSummary, SfuEvent, clock,
-    media::speakers::SpeakerMeter,
+    media::{packet_cache::CacheBudget, speakers::SpeakerMeter},
     transport::{ConnectionKey, Incoming, PeerEvent},
 };
 
@@ -61,6 +61,8 @@ pub(crate) struct Room {
     pub(crate) by_identity: HashMap<String, usize>,
     pub(crate) by_connection: HashMap<ConnectionId, usize>,
     pub(crate) publications: Slab<Publication>,
+    /// The room's part of the memory for retransmissions.
+    pub(crate) cache: CacheBudget,
     pub(crate) by_track_sid: HashMap<String, usize>,
     /// Since when nobody is here.
     pub(crate) emptied: Option<Instant>,
@@ -105,6 +107,7 @@ impl Room {
     pub(crate) fn new(name: String, environment: Arc<Environment>, members: Arc<Mutex<HashSet<String>>>) -> Self {
         let now = clock::now();
         let (datagrams, inbox) = mpsc::channel(DATAGRAMS);
+        let cache = environment.cache.part(CacheBudget::ROOM);
         Self {
             name,
             sid: clock::sid("RM_"),
@@ -115,6 +118,7 @@ impl Room {
             by_identity: HashMap::new(),
             by_connection: HashMap::new(),
             publications: Slab::new(),
+            cache,
             by_track_sid: HashMap::new(),
             emptied: Some(now),
             ever_joined: false,

@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{ConnectionId, Join, actor::Room};
 use crate::{
     Config, Environment, LeaveReason, SfuEvent, clock,
+    media::packet_cache::CacheBudget,
     signal::{
         connection::LastHeard,
         join::JoinParameters,
@@ -59,6 +60,7 @@ pub(super) async fn environment() -> (Environment, mpsc::Receiver<SfuEvent>) {
         certificate: Certificate::generate().unwrap(),
         mux: mux.await.unwrap(),
         candidates: parking_lot::RwLock::new(vec!["candidate:1 1 udp 1 192.0.2.1 7882 typ host".into()]),
+        cache: CacheBudget::new(CacheBudget::PROCESS),
         ice_servers: Arc::new(|_, _| Vec::new()),
         removals: Default::default(),
         events: sender,
