@@ -422,7 +422,13 @@ impl Room {
                 self.environment.mux.send(&transmit);
             }
             let due = peer.transport.poll_timeout();
-            if due != peer.wake {
+            // Every packet puts the deadline of silence off. A timer that fires too early costs a look; one that is moved
+            // each time costs the queue a removal and an insertion for every batch.
+            let is_due_sooner = match (due, peer.wake) {
+                (Some(due), Some(wake)) => due < wake,
+                (due, wake) => due != wake,
+            };
+            if is_due_sooner {
                 if let Some(old) = peer.wake {
                     self.wakes.remove(&(old, key, side));
                 }
