@@ -4,6 +4,8 @@
 //! process, and an allocation and the SFU, meet in the in-process switch of `fabric`: no socket, no open port.
 
 mod config;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod message;
 pub mod server;
 

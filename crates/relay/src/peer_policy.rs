@@ -212,7 +212,12 @@ mod tests {
         let outside = |allowed: &[&str], peer: &str| {
             let allowed: Vec<IpNet> = allowed.iter().map(|net| net.parse().expect("literal")).collect();
             let mut policy = PeerPolicy::new([ip("203.0.113.7")], &allowed);
-            policy.set_own([ip("198.51.100.2"), ip("192.168.1.5"), ip("2001:db8::5"), ip("127.0.0.1")]);
+            policy.set_own([
+                ip("198.51.100.2"),
+                ip("192.168.1.5"),
+                ip("2001:db8::5"),
+                ip("127.0.0.1"),
+            ]);
             policy.reach(ip(peer), false).outside
         };
         for (net, peer, expected) in [

@@ -632,7 +632,7 @@ fn permissions_are_all_or_none_and_denied_by_default() {
         ("192.0.2.5:9", 0),
         ("203.0.113.9:7882", 0),  // the SFU
         ("203.0.113.1:50000", 0), // where allocations are
-        ("192.0.2.250:53", 403), // this machine, within a network that is allowed
+        ("192.0.2.250:53", 403),  // this machine, within a network that is allowed
         ("8.8.8.8:53", 403),
         ("127.0.0.1:8008", 403),
         ("10.0.0.1:22", 403),

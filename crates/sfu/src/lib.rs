@@ -6,6 +6,8 @@
 mod candidates;
 mod clock;
 mod config;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod http;
 pub mod media;

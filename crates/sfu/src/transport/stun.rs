@@ -242,9 +242,8 @@ fn xor_mapped_address(out: &mut Vec<u8>, address: SocketAddr, transaction: &Tran
     attribute(out, XOR_MAPPED_ADDRESS, &value[..length]);
 }
 
-#[cfg(test)]
 pub(super) mod clients {
-    //! What only clients send, for tests.
+    //! What only clients send, for tests and fuzz targets.
 
     use super::*;
     use crate::transport::IceCredentials;
