@@ -959,6 +959,7 @@ fn credentials_of_a_user_who_is_gone_open_nothing() {
     let now = fixture.now;
     // Those in the tests expire at `UNIX + 1000`.
     fixture.server.revoke_user(now, "alice", UNIX + 1000);
+    while fixture.server.poll_command().is_some() {}
     assert_eq!(fixture.server.allocations(), 0);
     let mut ask = |user| {
         let request = fixture.signed(client(2), user, Method::Allocate, |r| r.requested_transport(UDP));
