@@ -266,10 +266,13 @@ impl<'a> Merge<'a> {
         let mut keys = Vec::new();
         for (name, value) in &self.root {
             match value.get_ref() {
-                DeValue::Table(section) => keys.extend(section.iter().map(|(key, value)| {
-                    let path = reference::join(name.get_ref(), key.get_ref());
-                    (path, value.span(), self.place_of(value.span()))
-                })),
+                // A table where a plain value belongs is that key's fault, not a section.
+                DeValue::Table(section) if reference::find("", name.get_ref()).is_none() => {
+                    keys.extend(section.iter().map(|(key, value)| {
+                        let path = reference::join(name.get_ref(), key.get_ref());
+                        (path, value.span(), self.place_of(value.span()))
+                    }))
+                }
                 _ => keys.push((name.get_ref().to_string(), value.span(), self.place_of(value.span()))),
             }
         }
@@ -494,6 +497,11 @@ mod tests {
             ),
             ("[log\n", &[], "l.toml:1:5: "),
             (
+                "server_name = {}",
+                &[],
+                "l.toml:1:15: `server_name`: invalid type: map, expected a string",
+            ),
+            (
                 "",
                 &[("LONGHOUSE_LOG__FROMAT", "x")],
                 "environment variable LONGHOUSE_LOG__FROMAT: there is no setting `log.fromat`\n  did you mean LONGHOUSE_LOG__FORMAT?",
@@ -510,6 +518,44 @@ mod tests {
             ),
         ] {
             let shown = fault(text, environment);
+            assert!(shown.contains(expected), "{text}: {shown}");
+        }
+    }
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default)]
+    struct WithSecrets {
+        database: Database,
+    }
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default)]
+    struct Database {
+        url: String,
+    }
+
+    #[test]
+    fn secrets_come_from_files_or_a_fault_says_why_not() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("url"), "postgres://a:b@c/d\n").expect("written");
+        std::fs::write(at("bytes"), [0xff, 0xfe]).expect("written");
+        let from = |name: &str| format!("[database]\nurl_file = {:?}\n", at(name));
+        let (whole, locator) = read::<WithSecrets>(&sources(&from("url"), &[])).expect("valid");
+        assert_eq!(whole.database.url, "postgres://a:b@c/d");
+        assert_eq!(locator.place("database.url").to_string(), "l.toml:2:12");
+        let both = format!("{}url = \"sqlite:x\"\n", from("url"));
+        for (text, expected) in [
+            (from("none"), "l.toml:2:12: `database.url_file`: cannot read "),
+            (from("."), "l.toml:2:12: `database.url_file`: cannot read "),
+            (from("bytes"), "l.toml:2:12: `database.url_file`: cannot read "),
+            (both, "l.toml:2:12: `database.url` and `database.url_file` are both set"),
+            (
+                "[database]\nurl_file = 5".to_owned(),
+                "l.toml:2:12: `database.url_file` must be the path of a file",
+            ),
+        ] {
+            let shown = read::<WithSecrets>(&sources(&text, &[])).expect_err(&text).to_string();
             assert!(shown.contains(expected), "{text}: {shown}");
         }
     }
