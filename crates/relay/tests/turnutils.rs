@@ -203,7 +203,7 @@ async fn survives_the_negative_tests_of_the_client() {
         // It goes on for as long as it is let; how it ends does not matter.
         let _ = tokio::time::timeout(Duration::from_secs(5), run).await;
         let heard = relay.stats().received_packets - before;
-        assert!(heard > 10, "{flags:?} sent {heard} packets only");
+        assert!(heard >= 5, "{flags:?} sent {heard} packets only");
     }
     let (sent, received) = uclient(server, &peer).await;
     assert!(sent >= 20, "{sent} sent");
