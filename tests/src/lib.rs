@@ -20,7 +20,7 @@ pub use database::{Database, Engine};
 pub use echo::UdpEcho;
 pub use matrix::{Answer, Client, PASSWORD, SyncedEvent, escape, messages_in};
 pub use ports::{free_port, free_ports, udp_ports_bound};
-pub use script::Script;
+pub use script::{Script, one_call_at_a_time};
 pub use server::{Ended, Server, Setup, command_line, program};
 pub use uclient::Uclient;
 pub use waiting::eventually;

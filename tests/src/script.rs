@@ -13,6 +13,7 @@ use tempfile::NamedTempFile;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
+    sync::{Mutex, MutexGuard},
     time::timeout,
 };
 
@@ -20,6 +21,12 @@ use crate::{environment, server::tail};
 
 /// How long a script may take to report its next fact, unless the test says otherwise.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Held by a test whose browsers encode and decode video: two such calls at a time starve each other on a small machine.
+pub async fn one_call_at_a_time() -> MutexGuard<'static, ()> {
+    static CALL: Mutex<()> = Mutex::const_new(());
+    CALL.lock().await
+}
 
 /// A running script.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use system_tests::{Client, Engine, PASSWORD, Script, Server, eventually, on_both_engines};
+use system_tests::{Client, Engine, PASSWORD, Script, Server, eventually, on_both_engines, one_call_at_a_time};
 
 /// How long a participant whose browser died may still be seen by the others.
 const GHOST_LIMIT: Duration = Duration::from_secs(10);
@@ -14,6 +14,7 @@ const RETURN_LIMIT: Duration = Duration::from_secs(45);
 
 /// Two, then three people see each other encrypted; a killed browser leaves no ghost; neither does a restart.
 async fn three_people_meet_and_no_ghost_stays(engine: Engine) {
+    let _turn = one_call_at_a_time().await;
     let mut server = Server::start(engine).await;
     let mut script = Script::node("element_call.mjs", &json!({ "baseUrl": server.base_url() }))
         .with_patience(Duration::from_secs(150));

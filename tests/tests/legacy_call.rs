@@ -2,9 +2,10 @@
 //! switch inside the process joins them, and no port of the relay range is ever opened.
 
 use serde_json::json;
-use system_tests::{Engine, Script, Server, on_both_engines, udp_ports_bound};
+use system_tests::{Engine, Script, Server, on_both_engines, one_call_at_a_time, udp_ports_bound};
 
 async fn a_video_call_needs_no_relay_port(engine: Engine) {
+    let _turn = one_call_at_a_time().await;
     let server = Server::start(engine).await;
     let range = server.relay_ports();
     assert_eq!(

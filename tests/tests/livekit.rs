@@ -3,7 +3,7 @@
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use system_tests::{Client, Engine, Script, Server, on_both_engines};
+use system_tests::{Client, Engine, Script, Server, on_both_engines, one_call_at_a_time};
 
 /// A room and its joined members.
 async fn room_of(server: &Server, names: &[&str]) -> (String, Vec<Client>) {
@@ -19,6 +19,7 @@ async fn room_of(server: &Server, names: &[&str]) -> (String, Vec<Client>) {
 }
 
 async fn browsers_and_the_python_sdk_hear_and_see_each_other(engine: Engine) {
+    let _turn = one_call_at_a_time().await;
     let server = Server::start(engine).await;
     let (room_id, members) = room_of(&server, &["web", "older-web", "python"]).await;
     let everyone: Vec<String> = members.iter().map(Client::call_identity).collect();

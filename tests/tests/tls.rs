@@ -8,8 +8,8 @@ use serde_json::json;
 use system_tests::{Client, Engine, Server, Setup, Uclient, UdpEcho, eventually, free_port, on_both_engines};
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
 };
 use tokio_rustls::{
     TlsConnector,
@@ -73,14 +73,14 @@ impl Authority {
 /// A server with HTTPS on a port of its own; plain HTTP remains.
 struct Secured {
     server: Server,
-    authority: Authority,
+    authority: Arc<Authority>,
     files: TempDir,
     port: u16,
 }
 
 impl Secured {
     async fn start(engine: Engine) -> Self {
-        let authority = Authority::new();
+        let authority = Arc::new(Authority::new());
         let files = TempDir::new().expect("the temporary directory is writable");
         authority.certify(files.path());
         let port = free_port();
@@ -99,6 +99,27 @@ impl Secured {
             files,
             port,
         }
+    }
+
+    /// A port of 127.0.0.1 from which connections go on over TLS, with the certificate checked.
+    async fn tunnel(&self) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let port = listener.local_addr().expect("a bound socket has an address").port();
+        let (authority, target) = (self.authority.clone(), self.port);
+        tokio::spawn(async move {
+            while let Ok((mut inside, _)) = listener.accept().await {
+                let authority = authority.clone();
+                tokio::spawn(async move {
+                    let mut outside = authority
+                        .connect(target, "localhost")
+                        .await
+                        .expect("the certificate is genuine");
+                    // How it ends is the ends' affair.
+                    let _ = copy_bidirectional(&mut inside, &mut outside).await;
+                });
+            }
+        });
+        port
     }
 
     fn client(&self) -> Client {
@@ -158,11 +179,16 @@ async fn turn_over_tls_relays(engine: Engine) {
     stream.read_exact(&mut head).await.expect("the relay answers");
     assert_eq!(head[..2], [1, 1], "a binding success response");
 
-    // coturn's client relays; it does not check certificates.
+    // coturn's client checks no certificates, and over TLS takes apart no records with several messages: what it sends
+    // goes through a tunnel that does.
     let peer = UdpEcho::start().await;
-    let uclient = Uclient::with_credentials_of(&user, secured.port).await.towards(&peer);
-    uclient.hears_back(&["-t", "-S"]).await;
+    let tunnel = secured.tunnel().await;
+    let uclient = Uclient::with_credentials_of(&user, tunnel).await.towards(&peer);
+    uclient.loses_nothing(&["-t"]).await;
     assert!(peer.heard() > 0);
+
+    let direct = Uclient::with_credentials_of(&user, secured.port).await.towards(&peer);
+    direct.hears_back(&["-t", "-S"]).await;
 }
 
 /// Renewal programs replace the files; nobody restarts the server, and nobody's connection ends.
