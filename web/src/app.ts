@@ -128,7 +128,8 @@ function serviceRow(service: Service): HTMLLIElement {
   if (service.state === "running" && service.reach) say("Its ports hear: the server has just tried them.", "fine");
   if (service.detail) say(service.detail, "why");
   if (service.cure) say(service.cure, "cure");
-  if (service.state === "running" && service.stun) void tryRelay(service.stun, show, say);
+  // That a browser on this machine reaches it is no news.
+  if (service.state === "running" && service.reach !== "machine" && service.stun) void tryRelay(service.stun, show, say);
   return row;
 }
 

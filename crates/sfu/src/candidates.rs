@@ -26,7 +26,8 @@ pub(crate) fn addresses(config: &Config, interfaces: &[IpAddr]) -> Vec<IpAddr> {
     addresses
 }
 
-/// The addresses under which `bound` can be reached, with its port.
+/// The addresses under which `bound` can be reached, with its port. A socket bound to an address that is not among them is
+/// reachable there at least: who listens on loopback wants to be called there.
 pub(crate) fn reachable(addresses: &[IpAddr], bound: &[SocketAddr], external: &[IpAddr]) -> Vec<SocketAddr> {
     let mut reachable = Vec::new();
     for socket in bound {
@@ -34,7 +35,11 @@ pub(crate) fn reachable(addresses: &[IpAddr], bound: &[SocketAddr], external: &[
             ip.is_ipv4() == socket.is_ipv4()
                 && (socket.ip().is_unspecified() || socket.ip() == **ip || external.contains(ip))
         });
+        let before = reachable.len();
         reachable.extend(candidates.map(|ip| SocketAddr::new(*ip, socket.port())));
+        if reachable.len() == before && !socket.ip().is_unspecified() {
+            reachable.push(*socket);
+        }
     }
     reachable
 }
@@ -119,6 +124,8 @@ mod tests {
         let bound = ["192.168.1.5:7882".parse().unwrap()];
         let expected: Vec<SocketAddr> = vec!["203.0.113.9:7882".parse().unwrap(), "192.168.1.5:7882".parse().unwrap()];
         assert_eq!(reachable(&all, &bound, &ips(&["203.0.113.9"])), expected);
+        let loopback = ["127.0.0.1:7882".parse().unwrap()];
+        assert_eq!(reachable(&all, &loopback, &[]), loopback, "the one place where it is");
     }
 
     #[test]
