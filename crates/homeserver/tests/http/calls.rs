@@ -475,6 +475,47 @@ async fn who_leaves_the_room_or_signs_out_leaves_the_sfu() {
 }
 
 #[tokio::test]
+async fn a_delayed_canonical_alias_is_checked_like_any_other() {
+    testkit::database::each(|db| async move {
+        let call = Call::start(&db).await;
+        let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.canonical_alias", call.room);
+        let delayed = format!("{path}?org.matrix.msc4140.delay=60000");
+        let content = json!({ "alias": "#nowhere:example.org" });
+        let put = |path: String, content: Value| {
+            let call = &call;
+            async move { call.server.json(Method::PUT, &path, call.token(), &content).await }
+        };
+        put(path.clone(), content.clone()).await.is_error(400, "M_BAD_ALIAS");
+        let id = put(delayed, content).await.ok()["delay_id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let send = format!("/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{id}/send");
+        call.server.json(Method::POST, &send, None, &json!({})).await.ok();
+        assert_eq!(call.delayed_event(&id).await["error"]["errcode"], "M_BAD_ALIAS");
+        call.server.get(&path, call.token()).await.is_error(404, "M_NOT_FOUND");
+
+        let create = |body: Value| {
+            let call = &call;
+            async move {
+                call.server
+                    .json(Method::POST, "/_matrix/client/v3/createRoom", call.token(), &body)
+                    .await
+            }
+        };
+        let with_state = |alias: &str| json!([{ "type": "m.room.canonical_alias", "content": { "alias": alias } }]);
+        create(json!({ "initial_state": with_state("#nowhere:example.org") }))
+            .await
+            .is_error(400, "M_BAD_ALIAS");
+        create(json!({ "room_alias_name": "here", "initial_state": with_state("#here:example.org") }))
+            .await
+            .ok();
+        call.server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn only_another_users_write_cancels_a_delayed_state_event() {
     testkit::database::each(|db| async move {
         let call = Call::start(&db).await;
