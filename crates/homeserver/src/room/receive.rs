@@ -243,6 +243,8 @@ impl Rooms {
             state.reset_at = position;
         }
         if now.group() != state.group() {
+            // Extremities of this batch may stand on it, and it may be nowhere else yet.
+            batch.snapshots.insert(state.group(), state.snapshot());
             state.replace(now, &changes, position);
         }
         (new.changes, new.resets) = (changes, resets);

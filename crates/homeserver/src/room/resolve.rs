@@ -39,9 +39,14 @@ impl Rooms {
         if let Some(kept) = self.inner.snapshots.get(group) {
             return Ok(kept);
         }
+        let chain = self.inner.store.state_chain(group).await?;
+        if chain.is_empty() {
+            // Taken for an empty state it would win over what the room has.
+            return Err(storage::Error::corrupt("state_groups", format!("state group {group} is missing")).into());
+        }
         let snapshot = Snapshot {
             map: self.state_of_group(&batch.state, group).await?,
-            chain: Arc::new(self.inner.store.state_chain(group).await?),
+            chain: Arc::new(chain),
         };
         self.inner.snapshots.put(&snapshot);
         Ok(snapshot)

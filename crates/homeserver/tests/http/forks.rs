@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use homeserver::room::{Error, Membership, Received};
+use homeserver::room::{Error, Membership, Pdu, Proposal, Received};
 use http::Method;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
-use ruma::RoomVersionId;
+use ruma::{MilliSecondsSinceUnixEpoch, RoomVersionId, UInt};
 use serde_json::{Value, json};
 use testkit::database::{TestDatabase, TestDatabaseUrl};
 
@@ -451,6 +451,39 @@ async fn a_resolution_that_brings_an_old_event_back_is_told_to_clients() {
             event["content"]["membership"].clone()
         };
         assert_eq!((of(EVE), of(DAVE)), (json!("leave"), json!("join")));
+        w
+    })
+    .await;
+}
+
+/// Events of other servers that are committed together with a piece of state made here, and do not know of it.
+#[tokio::test]
+async fn state_that_shares_its_batch_with_late_events_stays() {
+    each(|w| async move {
+        let fork = w.here().await;
+        let late = |kind, content| w.remote.make(&fork, &state(ROB, kind, "", content));
+        let name = late("m.room.name", json!({ "name": "theirs" }));
+        let piece = late("org.example.piece", json!({ "n": 1 }));
+        let verified = |made: &Made| Pdu::verify(made.json.clone(), &w.remote.version, &w.remote.keys).unwrap();
+        let content = serde_json::from_value(json!({ "topic": "ours" })).unwrap();
+        let mut ours = Proposal::state(DAVE.try_into().unwrap(), "m.room.topic", "", content);
+        // Later than the topic of before, so that it wins against that.
+        ours.timestamp = Some(MilliSecondsSinceUnixEpoch(UInt::new_saturating(NOW + 1)));
+        let (rooms, room) = (&w.server.homeserver.rooms, w.remote.room(&w.server).await);
+        let (ours, name, piece) = tokio::join!(
+            rooms.propose(&room, ours),
+            rooms.receive(&room, verified(&name)),
+            rooms.receive(&room, verified(&piece)),
+        );
+        let at = ours.unwrap().position.unwrap();
+        // Each event of such a batch has three positions.
+        assert_eq!(name.unwrap(), Received::Accepted(at + 3), "they are one batch");
+        assert_eq!(piece.unwrap(), Received::Accepted(at + 6));
+        assert_eq!((w.topic().await, w.ends().await), (json!("ours"), 3));
+        assert_eq!(w.get(ALICE, "state/m.room.name").await["name"], "theirs");
+        assert_eq!(w.get(ALICE, "state/org.example.piece").await["n"], 1);
+        w.say(ALICE, "one").await;
+        assert_eq!((w.topic().await, w.ends().await), (json!("ours"), 1));
         w
     })
     .await;
