@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Push;
+use crate::room::is_storable;
 
 /// How an event stands to threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +36,8 @@ pub(crate) fn thread_relation(event: &RawValue) -> ThreadRelation {
     }
     let relation = serde_json::from_str::<Event>(event.get())
         .ok()
-        .and_then(|event| event.content.relates_to);
+        .and_then(|event| event.content.relates_to)
+        .filter(|relation| is_storable(relation.event_id.as_str()));
     match relation {
         Some(RelatesTo { rel_type, event_id }) if rel_type == "m.thread" => ThreadRelation::InThread(event_id),
         Some(RelatesTo { event_id, .. }) => ThreadRelation::RelatedTo(event_id),
@@ -96,6 +98,8 @@ mod tests {
             json!({}),
             json!({"m.relates_to": {}}),
             json!({"m.relates_to": 1}),
+            json!({"m.relates_to": {"rel_type": "m.thread", "event_id": "$e\0"}}),
+            json!({"m.relates_to": {"rel_type": "m.thread", "event_id": format!("${}", "e".repeat(255))}}),
             json!(1),
         ] {
             assert_eq!(relation(content), ThreadRelation::None);

@@ -258,8 +258,6 @@ async fn persist_event(tx: &mut storage::Conn, state: &RoomState, new: &NewEvent
     if new.shown
         && new.event.kind != TimelineEventType::RoomRedaction
         && let Some(relation) = new.event.relation()
-        // PostgreSQL has no place for U+0000 in text.
-        && !relation.rel_type.contains('\0')
     {
         let target = relation.event_id.as_str();
         storage::events::insert_relation(tx, target, nid, &relation.rel_type).await?;

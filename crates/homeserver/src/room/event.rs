@@ -99,7 +99,8 @@ impl Event {
                 // Room version 11 moved the field into the content.
                 top.or_else(|| serde_json::from_str::<Redacts>(wire.content.get()).ok()?.redacts)
             })
-            .flatten();
+            .flatten()
+            .filter(|target: &OwnedEventId| is_storable(target.as_str()));
         Self {
             nid: row.event_nid,
             event_id,
@@ -145,10 +146,20 @@ impl Event {
         Some(super::Membership::parse(&name))
     }
 
-    /// What it relates to, and how: `m.relates_to`.
+    /// What it relates to, and how: `m.relates_to`. Names that cannot be kept say nothing.
     pub fn relation(&self) -> Option<Relation> {
         self.content_field("m.relates_to")
+            .filter(|relation: &Relation| is_storable(relation.event_id.as_str()) && is_storable(&relation.rel_type))
     }
+}
+
+/// The longest id, type or state key, in bytes. Spec: appendices, "Identifier Grammar"; client-server API, "Size limits".
+pub(super) const MAX_NAME_BYTES: usize = 255;
+
+/// Whether a name that a stranger chose can be kept and looked up: PostgreSQL has no place for U+0000 in text, and none in
+/// an index for text of any length. One that cannot would take its whole batch with it.
+pub(crate) fn is_storable(name: &str) -> bool {
+    name.len() <= MAX_NAME_BYTES && !name.contains('\0')
 }
 
 /// `m.relates_to` of an event, as far as servers read it.

@@ -302,6 +302,7 @@ fn check_text(proposal: &Proposal) -> Result<(), Error> {
     let texts = [
         Some(kind.as_str()),
         proposal.state_key.as_deref(),
+        proposal.redacts.as_ref().map(|target| target.as_str()),
         transaction,
         relation("rel_type"),
         relation("event_id"),

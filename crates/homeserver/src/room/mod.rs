@@ -39,6 +39,7 @@ pub use cache::{RoomMembership, UserRooms};
 pub use client_format::{Format, Viewer};
 pub use create::{NewRoom, Preset};
 pub use error::Error;
+pub(crate) use event::is_storable;
 pub use event::{Event, Relation};
 pub use membership::{Action, MembershipChange};
 pub use pdu::{Pdu, signers};

@@ -15,11 +15,8 @@ use serde::Deserialize;
 use super::{
     Error, Verdict,
     build::MAX_EVENT_BYTES,
-    event::{MAX_DEPTH, redacts_in_content},
+    event::{MAX_DEPTH, MAX_NAME_BYTES, is_storable, redacts_in_content},
 };
-
-/// The longest `sender`, `room_id`, `type` and `state_key`, in bytes. Spec: client-server API, "Size limits".
-const MAX_NAME_BYTES: usize = 255;
 
 /// A complete event that is well-formed, validly signed and, if its content was not what its hash says, pruned.
 #[derive(Debug, Clone)]
@@ -85,6 +82,10 @@ impl Pdu {
         let event_id = EventId::parse(format!("${hash}")).map_err(|e| bad(&e))?;
         let text = serde_json::to_string(&json).map_err(|e| bad(&e))?;
         let place: Place = serde_json::from_str(&text).map_err(|e| bad(&e))?;
+        let mut named = place.prev_events.iter().chain(&place.auth_events);
+        if !named.all(|id| is_storable(id.as_str())) {
+            return Err(bad(&"it names what cannot be the id of an event"));
+        }
         let room_id = match place.room_id {
             Some(room_id) => room_id,
             // The create event of a room that is called after it.
@@ -137,6 +138,7 @@ fn redaction_target(json: &CanonicalJsonObject, rules: &RoomVersionRules) -> Opt
     is_redaction
         .then(|| EventId::parse(holder.get("redacts")?.as_str()?).ok())
         .flatten()
+        .filter(|target| is_storable(target.as_str()))
 }
 
 /// Whether `json` is an event of a room version at all, and no larger than events may be.

@@ -2,7 +2,10 @@
 //! is after them. Also for our own events where the room has more forward extremities than one event can name.
 //! Spec: server-server API, "Checks performed on receipt of a PDU".
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use ruma::{
     OwnedEventId,
@@ -123,7 +126,10 @@ impl Rooms {
         row.state_group = after.group();
         batch.snapshots.insert(after.group(), after.clone());
         let auth = match event.state_key {
-            Some(_) => auth.iter().map(|event| event.nid).collect(),
+            // An event that names one twice is refused, and kept all the same.
+            Some(_) => BTreeSet::from_iter(auth.iter().map(|event| event.nid))
+                .into_iter()
+                .collect(),
             None => Vec::new(),
         };
         let (why, rejected) = match verdict {

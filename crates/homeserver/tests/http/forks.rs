@@ -489,6 +489,74 @@ async fn state_that_shares_its_batch_with_late_events_stays() {
     .await;
 }
 
+/// What a stranger may write and the database cannot keep costs nobody else in the batch their event.
+#[tokio::test]
+async fn hostile_names_do_not_take_their_batch_with_them() {
+    each(|w| async move {
+        let here = w.here().await;
+        let changed = |said: &Said<'_>, change: &dyn Fn(&mut Value)| {
+            let mut event = serde_json::to_value(w.remote.make(&here, said).json).unwrap();
+            for field in ["hashes", "signatures"] {
+                event.as_object_mut().unwrap().remove(field);
+            }
+            change(&mut event);
+            w.remote.sign(&here, event)
+        };
+        let mut rng = StdRng::seed_from_u64(1);
+        // Long, and not to be compressed.
+        let long: String = (0..8_000).map(|_| char::from(rng.random_range(b'a'..=b'z'))).collect();
+        let ids = ["$\0".to_owned(), format!("${long}")];
+        let mut made = Vec::new();
+        for id in &ids {
+            for rel_type in ["m.thread", "m.reference"] {
+                let relation = json!({ "rel_type": rel_type, "event_id": id });
+                made.push(changed(&message(ROB, rel_type), &|event| {
+                    event["content"]["m.relates_to"] = relation.clone();
+                }));
+            }
+            let redaction = Said {
+                kind: "m.room.redaction",
+                ..message(ROB, "")
+            };
+            made.push(changed(&redaction, &|event| {
+                event["redacts"] = json!(id);
+                event["content"]["redacts"] = json!(id);
+            }));
+        }
+        for rel_type in ["\0", long.as_str()] {
+            let relation = json!({ "rel_type": rel_type, "event_id": here.ids[0] });
+            made.push(changed(&message(ROB, "related"), &|event| {
+                event["content"]["m.relates_to"] = relation.clone();
+            }));
+        }
+        made.push(changed(&topic(ROB, "doubly authorised", NOW), &|event| {
+            let twice = event["auth_events"][0].clone();
+            event["auth_events"].as_array_mut().unwrap().push(twice);
+        }));
+        let good = w.remote.make(&here, &message(ROB, "harmless"));
+        let (rooms, room) = (&w.server.homeserver.rooms, w.remote.room(&w.server).await);
+        let verified = |made: &Made| Pdu::verify(made.json.clone(), &w.remote.version, &w.remote.keys).unwrap();
+        let all = made.iter().chain([&good]);
+        let received = futures_util::future::join_all(all.map(|made| rooms.receive(&room, verified(made)))).await;
+        for (n, received) in received.iter().enumerate() {
+            assert!(received.is_ok(), "{n}: {received:?}");
+        }
+        assert!(matches!(received.last(), Some(Ok(Received::Accepted(_)))));
+        assert!(matches!(received[made.len() - 1], Ok(Received::Rejected(_))));
+        assert!(w.get(ALICE, "messages?dir=b").await.to_string().contains("harmless"));
+        // No event has such an id, so none can come after one or be authorised by it.
+        for id in &ids {
+            for field in ["prev_events", "auth_events"] {
+                let made = changed(&message(ROB, "after"), &|event| event[field] = json!([id]));
+                let refused = Pdu::verify(made.json, &w.remote.version, &w.remote.keys);
+                assert!(matches!(refused, Err(Error::BadJson(_))), "{field}: {refused:?}");
+            }
+        }
+        w
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_demotion_beats_what_the_demoted_did_with_their_power() {
     each(|w| async move {
