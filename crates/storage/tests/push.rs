@@ -46,7 +46,7 @@ fn event(position: i64, thread: &str, sender: &str) -> NotifyingEvent {
         sender: sender.into(),
         position,
         ts: 1000 + position,
-        membership: None,
+        memberships: Vec::new(),
     }
 }
 
@@ -78,7 +78,7 @@ async fn say(store: &Store, position: i64, thread: &str) {
 
 async fn change(store: &Store, position: i64, user: &str, change: MemberChange) {
     let mut event = event(position, "", user);
-    event.membership = Some((user.to_owned(), change));
+    event.memberships = vec![(user.to_owned(), change)];
     record(store, event, Notified::nobody()).await;
 }
 
@@ -159,12 +159,23 @@ async fn counts_follow_events_and_receipts() {
         say(&store, 20, "").await;
         // Another name or picture is no new beginning.
         let mut renamed = event(21, "", "@c:x");
-        renamed.membership = Some(("@a:x".to_owned(), MemberChange::Joined));
+        renamed.memberships = vec![("@a:x".to_owned(), MemberChange::Joined)];
         record(&store, renamed, Notified::nobody()).await;
         assert_eq!(counts(&store, "@a:x").await, [of("", 1, 0)]);
+        // One event may change the memberships of several who did not send it.
+        let mut resolved = event(22, "", "@elsewhere:y");
+        resolved.memberships = vec![
+            ("@d:x".to_owned(), MemberChange::Joined),
+            ("@b:x".to_owned(), MemberChange::Gone),
+        ];
+        record(&store, resolved, Notified::nobody()).await;
+        say(&store, 23, "").await;
+        assert_eq!(counts(&store, "@d:x").await, [of("", 1, 0)]);
+        assert_eq!(counts(&store, "@b:x").await, []);
+        assert_eq!(counts(&store, "@a:x").await, [of("", 2, 0)]);
         store.close().await;
         let store = open(&db).await;
-        assert_eq!(counts(&store, "@a:x").await, [of("", 1, 0)]);
+        assert_eq!(counts(&store, "@a:x").await, [of("", 2, 0)]);
         store.close().await;
     })
     .await;

@@ -139,10 +139,10 @@ impl Counts {
                     room.after = oldest.event.position;
                 }
             }
-            if let Some((user_id, _)) = &recorded.event.membership
-                && let Ok(user_id) = <&UserId>::try_from(user_id.as_str())
-            {
-                inner.make_stale(user_id, room_nid, position);
+            for (user_id, _) in &recorded.event.memberships {
+                if let Ok(user_id) = <&UserId>::try_from(user_id.as_str()) {
+                    inner.make_stale(user_id, room_nid, position);
+                }
             }
         }
     }

@@ -81,21 +81,23 @@ impl Rooms {
         let json = RawValue::from_string(new.row.json.clone()).map_err(|e| Error::Internal(e.to_string()))?;
         let thread = self.inner.push.thread_of(&json).await?;
         let notified = self.inner.push.evaluate(json, &new.event.sender, state).await?;
-        let local =
-            |user: &&str| <&UserId>::try_from(*user).is_ok_and(|user| user.server_name() == self.inner.server_name);
-        let change = new.event.membership().and_then(|membership| match membership {
-            Membership::Join => Some(MemberChange::Joined),
-            Membership::Leave | Membership::Ban => Some(MemberChange::Gone),
-            Membership::Invite | Membership::Knock => None,
-        });
-        let user = new.event.state_key.as_deref().filter(local);
+        let local = memberships(&new.event, &new.changes)
+            .filter(|(user, _, _)| user.server_name() == self.inner.server_name)
+            .map(|(user, membership, _)| {
+                let change = match membership {
+                    Membership::Join => MemberChange::Joined,
+                    // The invited and those who knock were members before, if state resolution says so.
+                    Membership::Leave | Membership::Ban | Membership::Invite | Membership::Knock => MemberChange::Gone,
+                };
+                (user.to_string(), change)
+            });
         let event = NotifyingEvent {
             room_nid: state.room_nid,
             thread_id: thread.map(String::from).unwrap_or_default(),
             sender: new.row.sender.clone(),
             position: new.row.event_nid,
             ts: i64::try_from(now_ms).unwrap_or(i64::MAX),
-            membership: user.map(str::to_owned).zip(change),
+            memberships: local.collect(),
         };
         Ok(Recorded { event, notified })
     }

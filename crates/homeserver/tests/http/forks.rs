@@ -438,6 +438,14 @@ async fn a_resolution_that_brings_an_old_event_back_is_told_to_clients() {
         assert!(state.contains(&old.event_id.to_string()) && state.contains(&banned.id));
         w.say(EVE, "back").await;
         assert_eq!(w.ends().await, 1);
+        // And is notified again; who is out is not.
+        w.say(ALICE, "welcome").await;
+        let back = w.sync(EVE, Some(&back), "").await;
+        let counts = &back["rooms"]["join"][&w.room]["unread_notifications"];
+        assert_eq!(counts["notification_count"], 1, "{back}");
+        let first = w.sync(EVE, None, "").await;
+        let counts = &first["rooms"]["join"][&w.room]["unread_notifications"];
+        assert_eq!(counts["notification_count"], 1, "{first}");
         let here = w.sync(DAVE, None, "").await;
         assert!(here["rooms"]["join"][&w.room].is_null());
 

@@ -36,11 +36,12 @@ pub struct NotifyingEvent {
     pub position: i64,
     /// When it was received, Unix milliseconds.
     pub ts: i64,
-    /// The user of this server whom it makes a member, or ends to be one.
-    pub membership: Option<(String, MemberChange)>,
+    /// The users of this server who are members since, or are none any more: by what the event says, or by what state
+    /// resolution made of it.
+    pub memberships: Vec<(String, MemberChange)>,
 }
 
-/// What a member event does to the count of unread notifications.
+/// What a change of membership does to the count of unread notifications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberChange {
     /// The user is joined: from here on events count, if they did not already.
@@ -103,17 +104,16 @@ impl Notified {
 /// # Errors
 /// When the database fails.
 pub async fn record_notified(conn: &mut Conn, event: &NotifyingEvent, notified: &Notified) -> Result<(), Error> {
-    let begins = match &event.membership {
-        Some((user_id, MemberChange::Joined)) => {
-            begin_counting(conn, event, user_id).await? && *user_id == event.sender
+    let mut sender_begins = false;
+    for (user_id, change) in &event.memberships {
+        match change {
+            MemberChange::Joined => {
+                sender_begins |= begin_counting(conn, event, user_id).await? && *user_id == event.sender;
+            }
+            MemberChange::Gone => forget_notifications(conn, event.room_nid, user_id).await?,
         }
-        Some((user_id, MemberChange::Gone)) => {
-            forget_notifications(conn, event.room_nid, user_id).await?;
-            false
-        }
-        None => false,
-    };
-    if !begins {
+    }
+    if !sender_begins {
         // Who sends has read what came before.
         move_read_position(conn, event.room_nid, &event.sender, &event.thread_id, event.position).await?;
     }
