@@ -1,16 +1,16 @@
 //! Listing what a user was notified of.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 
 use axum::{Router, extract::State, response::Response};
-use ruma::{RoomId, api::client::push::get_notifications};
+use ruma::{OwnedRoomId, RoomId, api::client::push::get_notifications};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{ApiError, Ruma, RumaRouter as _, raw_json};
 use crate::{
     Homeserver,
-    room::{Event, Format, Viewer},
+    room::{Format, Viewer, Visibility},
 };
 
 /// Notifications in one answer, if the client names no number, and at most.
@@ -62,8 +62,9 @@ async fn list(State(hs): State<Homeserver>, req: Ruma<get_notifications::v3::Req
         device_id: Some(sender.device_id.clone()),
     };
     let mut notifications = Vec::with_capacity(page.notifications.len());
+    let mut visible = HashMap::new();
     for row in page.notifications {
-        let Some(event) = event(&hs, &viewer, &row).await? else {
+        let Some(event) = event(&hs, &viewer, &mut visible, &row).await? else {
             continue;
         };
         let actions = RawValue::from_string(row.actions).map_err(ApiError::internal)?;
@@ -83,18 +84,29 @@ async fn list(State(hs): State<Homeserver>, req: Ruma<get_notifications::v3::Req
     Ok(raw_json(&answer))
 }
 
+/// The event of a notification, if the user may (still) see it: their own invites they may.
 async fn event(
     hs: &Homeserver,
     viewer: &Viewer,
+    visible: &mut HashMap<OwnedRoomId, Visibility>,
     row: &storage::push::Notification,
 ) -> Result<Option<Box<RawValue>>, ApiError> {
     let Ok(room_id) = <&RoomId>::try_from(row.room_id.as_str()) else {
         return Ok(None);
     };
-    let events: Vec<Arc<Event>> = hs.rooms.events(room_id, &[row.position]).await?;
+    if !visible.contains_key(room_id) {
+        let Some(room) = hs.rooms.find(room_id).await? else {
+            return Ok(None);
+        };
+        let visibility = hs.rooms.visibility(&room.state(), &viewer.user_id).await?;
+        visible.insert(room_id.to_owned(), visibility);
+    }
+    let visibility = &visible[room_id];
+    let mut events = hs.rooms.events(room_id, &[row.position]).await?;
+    events.retain(|event| visibility.allows(event));
     let json = hs
         .rooms
-        .client_events(&events, viewer, Format::WithRoomId, None)
+        .client_events(&events, viewer, Format::WithRoomId, Some(visibility))
         .await?;
     Ok(json.into_iter().next())
 }

@@ -33,10 +33,7 @@ impl Rooms {
                 .collect(),
             pruned: batch.redactions.iter().map(|r| r.pruned.clone()).collect(),
         };
-        let mut notifying = Vec::with_capacity(batch.events.len());
-        for new in shown {
-            notifying.push(Arc::new(self.notifying(&batch.state, new, batch.now_ms).await?));
-        }
+        let notifying: Vec<Arc<Recorded>> = shown.filter_map(|new| new.recorded.clone()).collect();
         let state = Arc::new(batch.state);
         let committed = state.clone();
         let changes = Changes {
@@ -74,6 +71,23 @@ impl Rooms {
             self.inner.snapshots.put_resolved(groups, group);
         }
         Ok(Some((committed, news)))
+    }
+
+    /// Decides whom the newest event of the batch notifies, if that is still to be done: by the members and the power
+    /// levels that the room has right after it, whatever the rest of the batch makes of them.
+    ///
+    /// # Errors
+    /// When the database fails: then the batch cannot be committed.
+    pub(super) async fn record_newest(&self, batch: &mut Batch) -> Result<(), Error> {
+        let Some(new) = batch.events.last() else { return Ok(()) };
+        if !new.shown || new.recorded.is_some() {
+            return Ok(());
+        }
+        let recorded = self.notifying(&batch.state, new, batch.now_ms).await?;
+        if let Some(new) = batch.events.last_mut() {
+            new.recorded = Some(Arc::new(recorded));
+        }
+        Ok(())
     }
 
     /// Whom an event notifies, to be recorded with it.

@@ -126,6 +126,7 @@ impl Rooms {
                 Error::Forbidden(why) => Error::InvalidRoomState(format!("The room's `{kind}` cannot be made: {why}")),
                 other => other,
             })?;
+            self.record_newest(&mut batch).await?;
         }
         let (state, news) = self
             .commit(batch)

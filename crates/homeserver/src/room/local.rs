@@ -273,6 +273,7 @@ pub(super) fn extend(batch: &mut Batch, mut event: Event, mut row: EventRow, aut
         changes,
         resets: Vec::new(),
         waits_for: None,
+        recorded: None,
     }
 }
 

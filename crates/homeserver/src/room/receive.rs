@@ -174,6 +174,7 @@ impl Rooms {
             changes: Vec::new(),
             resets: Vec::new(),
             waits_for: None,
+            recorded: None,
         });
         batch.next += batch.step;
         Ok(match rejected {
@@ -207,6 +208,7 @@ impl Rooms {
             changes: Vec::new(),
             resets: Vec::new(),
             waits_for: None,
+            recorded: None,
         });
         let settled = self.settle(batch, after, extremities).await;
         if settled.is_err() {

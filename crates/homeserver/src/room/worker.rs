@@ -22,6 +22,7 @@ use super::{
     receive::GROUPS_PER_EVENT,
     state::{Change, Snapshot, next_group},
 };
+use crate::push::Recorded;
 
 /// How many waiting events are committed together.
 const BATCH: usize = 64;
@@ -149,6 +150,8 @@ pub(super) struct NewEvent {
     pub(super) resets: Vec<StateReset>,
     /// It waits for the event it redacts.
     pub(super) waits_for: Option<OwnedEventId>,
+    /// Whom it notifies, once that is decided: see [`Rooms::record_newest`].
+    pub(super) recorded: Option<Arc<Recorded>>,
 }
 
 /// A state group to be made.
@@ -277,6 +280,7 @@ impl Rooms {
         let mut batch = Batch::new((*state).clone(), reservation.first(), now, false);
         batch.step = i64::try_from(step).unwrap_or(1);
         let mut decided = Vec::new();
+        let mut unrecorded = None;
         for job in jobs {
             match job {
                 Job::Propose(proposal, reply) => match self.prepare(&mut batch, proposal).await {
@@ -288,8 +292,14 @@ impl Rooms {
                     Err(e) => drop(reply.send(Err(e))),
                 },
             }
+            if let Err(e) = self.record_newest(&mut batch).await {
+                unrecorded = Some(e);
+            }
         }
-        let committed = self.commit(batch).await;
+        let committed = match unrecorded {
+            None => self.commit(batch).await,
+            Some(e) => Err(e),
+        };
         if committed.is_err() {
             self.reread(room).await;
         }

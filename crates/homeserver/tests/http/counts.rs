@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use homeserver::room::Proposal;
 use serde_json::{Value, json};
 use testkit::database;
 
@@ -209,6 +210,57 @@ async fn counts_and_lists_begin_with_the_join() {
         assert_eq!(page, ["one"]);
         w.leave(&bob, &room).await;
         assert_eq!(listed("").await, (vec![], None));
+        w.server.stop().await;
+    })
+    .await;
+}
+
+/// Events that are committed together notify those who were in the room at each of them.
+#[tokio::test]
+async fn a_mention_just_before_a_join_notifies_nobody() {
+    each(|w| async move {
+        let (alice, bob, carol) = (w.user("alice").await, w.user("bob").await, w.user("carol").await);
+        let room = w.room(&alice, json!({"preset": "public_chat"})).await;
+        w.join(&bob, &room).await;
+        let rooms = &w.server.homeserver.rooms;
+        let held = rooms.get(room.as_str().try_into().unwrap()).await.unwrap();
+        let content = |value: Value| serde_json::from_value(value).unwrap();
+        let mention = |text: &str| {
+            let mentions = json!({"user_ids": [carol.id]});
+            content(json!({"msgtype": "m.text", "body": text, "m.mentions": mentions}))
+        };
+        let (sender, joining) = (
+            alice.id.as_str().try_into().unwrap(),
+            carol.id.as_str().try_into().unwrap(),
+        );
+        let join = content(json!({"membership": "join"}));
+        let [before, join, after] = [
+            Proposal::message(sender, "m.room.message", mention("before")),
+            Proposal::state(joining, "m.room.member", carol.id.as_str(), join),
+            Proposal::message(sender, "m.room.message", mention("after")),
+        ]
+        .map(|proposal| rooms.propose(&held, proposal));
+        let (before, join, after) = tokio::join!(before, join, after);
+        let at = [before, join, after].map(|accepted| accepted.unwrap().position.unwrap());
+        assert_eq!((at[1], at[2]), (at[0] + 1, at[0] + 2), "they are one batch");
+
+        let sync = w.sync(&carol, "").await;
+        let counts = &joined(&sync, &room)["unread_notifications"];
+        assert_eq!(*counts, json!({"notification_count": 1, "highlight_count": 1}));
+        let path = "/_matrix/client/v3/notifications";
+        let listed = w.server.get(path, Some(&carol.token)).await.ok();
+        let listed = listed["notifications"].as_array().unwrap();
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert_eq!(listed[0]["event"]["content"]["body"], "after");
+
+        // The invited are told of it without being members.
+        let private = w.room(&alice, json!({"invite": [bob.id]})).await;
+        let listed = w.server.get(path, Some(&bob.token)).await.ok();
+        let listed = listed["notifications"].as_array().unwrap();
+        let invite = listed
+            .iter()
+            .find(|notification| notification["room_id"] == private.as_str());
+        assert_eq!(invite.unwrap()["event"]["content"]["membership"], "invite");
         w.server.stop().await;
     })
     .await;
