@@ -160,15 +160,18 @@ impl Groups {
             return base;
         };
         let members = room.local_members(server_name);
+        // All special members are among these, the sender is not special.
+        let special: usize = self.0.iter().map(|(_, members)| members.len()).sum();
+        let sending = usize::from(sender.server_name() == server_name && room.is_joined(sender));
+        if members.len().saturating_sub(special + sending) >= self.0[largest].1.len() {
+            return base;
+        }
         let special: HashSet<&OwnedUserId> = self.0.iter().flat_map(|(_, members)| members).collect();
         let ordinary: Vec<OwnedUserId> = members
             .iter()
             .filter(|member| *member != sender && !special.contains(member))
             .cloned()
             .collect();
-        if ordinary.len() >= self.0[largest].1.len() {
-            return base;
-        }
         let (common, _) = self.0.swap_remove(largest);
         if !ordinary.is_empty() {
             self.0.push((base, ordinary));
