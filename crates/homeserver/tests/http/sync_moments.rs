@@ -42,6 +42,30 @@ async fn a_kick_that_is_not_published_yet_hides_no_message() {
     .await;
 }
 
+/// What ends a membership, but is not published yet, is no break in it: the member has what came before.
+#[tokio::test]
+async fn a_kick_that_is_not_published_yet_makes_nobody_a_newcomer() {
+    each(|w| async move {
+        let (alice, bob) = (w.user("alice").await, w.user("bob").await);
+        let room = w.room(&alice, json!({"preset": "public_chat"})).await;
+        w.join(&bob, &room).await;
+        let before = w.sync(&bob, "").await;
+        let member = format!("m.room.member/{}", escaped(&bob.id));
+        let renamed = json!({"membership": "join", "displayname": "Bob"});
+        w.set_state(&bob, &room, &member, renamed).await;
+        let held = w.server.homeserver.store.reserve(1).await.unwrap();
+        let kick = format!("/_matrix/client/v3/rooms/{}/kick", escaped(&room));
+        w.post(&alice, &kick, json!({"user_id": bob.id})).await;
+        let behind = w.since(&bob, &before).await;
+        let told = &joined(&behind, &room)["timeline"];
+        assert_eq!(told["limited"], false, "{behind}");
+        assert_eq!(told["events"].as_array().unwrap().len(), 1, "{behind}");
+        drop(held);
+        w.server.stop().await;
+    })
+    .await;
+}
+
 async fn waiting<T>(w: &World, user: &User, since: &Value, meanwhile: impl Future<Output = T>) -> Answer {
     let since = since["next_batch"].as_str().unwrap();
     let path = format!("/_matrix/client/v3/sync?since={since}&timeout=60000");

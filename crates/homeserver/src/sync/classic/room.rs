@@ -205,9 +205,10 @@ impl Reader<'_> {
         Ok(wanted.then_some(joined))
     }
 
-    /// Whether the user has been joined without a break since a position.
+    /// Whether the user has been joined without a break since a position, as far as is published.
     async fn joined_since(&self, room: &RoomState, since: i64) -> Result<bool, ApiError> {
-        let history = self.hs.rooms.membership_history(room, &self.user_id).await?;
+        let mut history = self.hs.rooms.membership_history(room, &self.user_id).await?;
+        history.retain(|(position, _)| *position <= self.now);
         let before = history.iter().rposition(|(position, _)| *position <= since);
         Ok(before.is_some_and(|before| {
             history[before..]
