@@ -31,6 +31,8 @@ impl Store {
             return Ok(nids);
         }
         let _one = self.push_users().giving.lock().await;
+        // Whoever had the turn before may have failed, and what is known with it.
+        self.read_push_users().await?;
         let mut fresh: Vec<(i64, String)> = Vec::new();
         if let Some(known) = self.push_users().known.read().as_ref() {
             // Numbers begin at one and have no gaps.
@@ -62,9 +64,11 @@ impl Store {
             return Err(error);
         }
         let mut known = self.push_users().known.write();
-        let known = known.get_or_insert_default();
-        known.extend(fresh.into_iter().map(|(nid, user)| (user, nid)));
-        all(known).ok_or_else(|| Error::corrupt("push_users", "a number that was just given is not there"))
+        let given = known.as_mut().and_then(|known| {
+            known.extend(fresh.into_iter().map(|(nid, user)| (user, nid)));
+            all(known)
+        });
+        given.ok_or_else(|| Error::corrupt("push_users", "a number that was just given is not there"))
     }
 
     /// The number of a user who was ever given one.
@@ -92,6 +96,11 @@ impl Store {
             return Ok(());
         }
         let _one = self.push_users().giving.lock().await;
+        self.read_push_users().await
+    }
+
+    /// For who holds `giving`: reads the numbers from the database unless they are known.
+    async fn read_push_users(&self) -> Result<(), Error> {
         if self.push_users().known.read().is_some() {
             return Ok(());
         }
@@ -99,5 +108,39 @@ impl Store {
         let rows = fetch_all!(&mut conn, (String, i64), "SELECT user_id, user_nid FROM push_users")?;
         *self.push_users().known.write() = Some(rows.into_iter().collect());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Config, Error, Store};
+
+    #[tokio::test]
+    async fn after_a_failed_write_the_numbers_are_read_again() {
+        testkit::database::each(|db| async move {
+            let config = Config {
+                url: Some(db.url.clone()),
+                ..Config::default()
+            };
+            let store = Store::open(&config, &db.dir).await.unwrap();
+            assert_eq!(store.push_user_nid("@x:x").await.unwrap(), None);
+            // The first number is taken without the store's knowledge: the next to be given out fails.
+            store
+                .write::<_, Error, _>(|tx| {
+                    Box::pin(async move {
+                        execute!(tx, "INSERT INTO push_users (user_nid, user_id) VALUES (1, '@x:x')").map(drop)
+                    })
+                })
+                .await
+                .unwrap();
+            // The second waits for its turn meanwhile.
+            let (first, second) = tokio::join!(store.push_user_nids(&["@a:x"]), store.push_user_nids(&["@b:x"]));
+            first.unwrap_err();
+            assert_eq!(second.unwrap(), [2]);
+            assert_eq!(store.push_user_nid("@x:x").await.unwrap(), Some(1));
+            assert_eq!(store.push_user_nids(&["@a:x", "@x:x"]).await.unwrap(), [3, 1]);
+            store.close().await;
+        })
+        .await;
     }
 }
