@@ -49,6 +49,7 @@ impl Dialect {
     /// |---|---|
     /// | `{TEXT_LIST $n}` | `(SELECT …)` of the strings in the JSON array bound to `$n` (see [`list`]) |
     /// | `{INT_LIST $n}` | the same for integers |
+    /// | `{INDEXED_BY i}` | the index to use, which SQLite's planner misjudges; PostgreSQL's goes by statistics |
     /// | `{BLOB}` | the type of a byte string (in migrations) |
     ///
     /// The expansion of each literal is made once and kept: there are as many as statements in this crate.
@@ -89,6 +90,8 @@ impl Dialect {
                 (("INT_LIST", p), Self::Postgres) => {
                     out.push_str(&format!("(SELECT jsonb_array_elements_text({p}::jsonb)::bigint)"));
                 }
+                (("INDEXED_BY", index), Self::Sqlite) => out.push_str(&format!("INDEXED BY {index}")),
+                (("INDEXED_BY", _), Self::Postgres) => {}
                 _ => unreachable!("a statement of this crate names the unknown token {{{token}}}"),
             }
             rest = &rest[close + 1..];

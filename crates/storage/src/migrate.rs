@@ -18,6 +18,7 @@ const STEPS: &[(i64, &str, &str)] = &[
     (8, "push", include_str!("../migrations/0008_push.sql")),
     (9, "upkeep", include_str!("../migrations/0009_upkeep.sql")),
     (10, "resolution", include_str!("../migrations/0010_resolution.sql")),
+    (11, "push_indexes", include_str!("../migrations/0011_push_indexes.sql")),
 ];
 
 /// Brings the schema up to date.

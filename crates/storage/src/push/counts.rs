@@ -68,12 +68,23 @@ impl Store {
         let alike = fetch_all!(
             &mut conn,
             Alike,
+            // Whoever reads the main timeline alone is behind in the room for good: its own position bounds what is looked at.
             "SELECT e.room_nid, e.thread_id, e.notify, e.highlight, e.others, COUNT(*)
              FROM push_reads r
-             JOIN push_events e ON e.room_nid = r.room_nid AND e.position > r.read_position AND e.position <= $3
+             LEFT JOIN push_reads t ON t.room_nid = r.room_nid AND t.user_id = $1 AND t.thread_id = ''
+             JOIN push_events e ON e.room_nid = r.room_nid AND e.position <= $3 AND e.position >
+                 CASE WHEN t.read_position > r.read_position THEN t.read_position ELSE r.read_position END
+             WHERE r.room_nid IN {INT_LIST $2} AND r.user_id = $1 AND r.thread_id = '*'
+                 AND e.sender <> $1 AND e.thread_id = ''
+             GROUP BY e.room_nid, e.thread_id, e.notify, e.highlight, e.others
+             UNION ALL
+             SELECT e.room_nid, e.thread_id, e.notify, e.highlight, e.others, COUNT(*)
+             FROM push_reads r
+             JOIN push_events e {INDEXED_BY push_events_in_threads}
+                 ON e.room_nid = r.room_nid AND e.position > r.read_position AND e.position <= $3
              LEFT JOIN push_reads t ON t.room_nid = e.room_nid AND t.user_id = $1 AND t.thread_id = e.thread_id
              WHERE r.room_nid IN {INT_LIST $2} AND r.user_id = $1 AND r.thread_id = '*'
-                 AND e.sender <> $1 AND e.position > COALESCE(t.read_position, 0)
+                 AND e.sender <> $1 AND e.thread_id <> '' AND e.position > COALESCE(t.read_position, 0)
              GROUP BY e.room_nid, e.thread_id, e.notify, e.highlight, e.others",
             user_id,
             &rooms,

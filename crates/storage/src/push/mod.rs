@@ -14,6 +14,7 @@ mod users;
 
 pub use counts::UnreadCount;
 pub use fold::FoldBounds;
+pub(crate) use fold::RowsCounted;
 pub use list::{Notification, NotificationPage};
 pub use others::{OtherOutcome, Others};
 pub(crate) use users::PushUsers;
@@ -221,38 +222,30 @@ pub struct ReadUpTo<'a> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn mark_read(conn: &mut Conn, read: &ReadUpTo<'_>) -> Result<bool, Error> {
+pub async fn mark_read(conn: &mut Conn, mark: &ReadUpTo<'_>) -> Result<bool, Error> {
     let &ReadUpTo {
         room_nid,
         user_id,
         thread_id,
         event_position,
-    } = read;
-    // Looked at before the position moves: what it passes is what it lowers.
-    let passes = fetch_optional!(
+    } = mark;
+    let thread = thread_id.unwrap_or(EVERY_THREAD);
+    let reads = fetch_all!(
         conn,
-        (i64,),
-        "SELECT r.read_position FROM push_reads r
-         WHERE r.room_nid = $1 AND r.user_id = $2 AND r.thread_id = '*' AND r.read_position < $3 AND (
-             EXISTS (SELECT 1 FROM push_events e
-                 LEFT JOIN push_reads t ON t.room_nid = $1 AND t.user_id = $2 AND t.thread_id = e.thread_id
-                 WHERE e.room_nid = $1 AND e.position > r.read_position AND e.position <= $3 AND e.sender <> $2
-                     AND ($4 OR e.thread_id = $5) AND e.position > COALESCE(t.read_position, 0))
-             OR EXISTS (SELECT 1 FROM push_personal p
-                 LEFT JOIN push_reads t ON t.room_nid = $1 AND t.user_id = $2 AND t.thread_id = p.thread_id
-                 WHERE p.user_id = $2 AND p.position > r.read_position AND p.position <= $3 AND p.room_nid = $1
-                     AND ($4 OR p.thread_id = $5) AND p.position > COALESCE(t.read_position, 0))
-             OR EXISTS (SELECT 1 FROM push_reads f WHERE f.room_nid = $1 AND f.user_id = $2
-                 AND ($4 OR f.thread_id = $5) AND (f.folded_notify > 0 OR f.folded_highlight > 0)
-                 AND f.folded_position <= $3 AND f.folded_position > f.read_position
-                 AND f.folded_position > r.read_position))",
+        (String, i64),
+        "SELECT thread_id, read_position FROM push_reads
+         WHERE room_nid = $1 AND user_id = $2 AND (thread_id = '*' OR thread_id = $3)",
         room_nid,
         user_id,
-        event_position,
-        thread_id.is_none(),
-        thread_id.unwrap_or_default()
+        thread
     )?;
-    let thread = thread_id.unwrap_or(EVERY_THREAD);
+    let is_member = reads.iter().any(|(thread_id, _)| thread_id == EVERY_THREAD);
+    let read = reads.iter().map(|(_, read)| *read).max().unwrap_or_default();
+    if !is_member || read >= event_position {
+        return Ok(false);
+    }
+    // Looked at before the position moves: what it passes is what it lowers.
+    let passes = passes_unread(conn, mark, read).await?;
     let moved = match thread_id {
         Some(thread_id) => move_read_position(conn, room_nid, user_id, thread_id, event_position).await?,
         None => {
@@ -279,5 +272,74 @@ pub async fn mark_read(conn: &mut Conn, read: &ReadUpTo<'_>) -> Result<bool, Err
             event_position
         )?;
     }
-    Ok(moved && passes.is_some())
+    Ok(moved && passes)
+}
+
+/// Whether anything unread is between `read`, up to where the thread or the room is read, and the event of `mark`.
+async fn passes_unread(conn: &mut Conn, mark: &ReadUpTo<'_>, read: i64) -> Result<bool, Error> {
+    let &ReadUpTo {
+        room_nid,
+        user_id,
+        thread_id,
+        event_position,
+    } = mark;
+    let shared = match thread_id {
+        None => fetch_optional!(
+            conn,
+            (i64,),
+            "SELECT e.position FROM push_events e
+             LEFT JOIN push_reads t ON t.room_nid = $1 AND t.user_id = $2 AND t.thread_id = e.thread_id
+             WHERE e.room_nid = $1 AND e.position > $3 AND e.position <= $4 AND e.sender <> $2
+                 AND e.position > COALESCE(t.read_position, 0) LIMIT 1",
+            room_nid,
+            user_id,
+            read,
+            event_position
+        )?,
+        Some("") => fetch_optional!(
+            conn,
+            (i64,),
+            "SELECT position FROM push_events
+             WHERE room_nid = $1 AND position > $3 AND position <= $4 AND sender <> $2 AND thread_id = '' LIMIT 1",
+            room_nid,
+            user_id,
+            read,
+            event_position
+        )?,
+        Some(thread_id) => fetch_optional!(
+            conn,
+            (i64,),
+            "SELECT position FROM push_events {INDEXED_BY push_events_in_threads}
+             WHERE room_nid = $1 AND position > $3 AND position <= $4 AND sender <> $2
+                 AND thread_id = $5 AND thread_id <> '' LIMIT 1",
+            room_nid,
+            user_id,
+            read,
+            event_position,
+            thread_id
+        )?,
+    };
+    if shared.is_some() {
+        return Ok(true);
+    }
+    let own = fetch_optional!(
+        conn,
+        (i64,),
+        "SELECT p.position FROM push_personal p
+         LEFT JOIN push_reads t ON t.room_nid = $1 AND t.user_id = $2 AND t.thread_id = p.thread_id
+         WHERE p.user_id = $2 AND p.position > $3 AND p.position <= $4 AND p.room_nid = $1
+             AND ($5 OR p.thread_id = $6) AND p.position > COALESCE(t.read_position, 0)
+         UNION ALL
+         SELECT folded_position FROM push_reads
+         WHERE room_nid = $1 AND user_id = $2 AND ($5 OR thread_id = $6)
+             AND (folded_notify > 0 OR folded_highlight > 0)
+             AND folded_position > $3 AND folded_position <= $4 AND folded_position > read_position LIMIT 1",
+        room_nid,
+        user_id,
+        read,
+        event_position,
+        thread_id.is_none(),
+        thread_id.unwrap_or_default()
+    )?;
+    Ok(own.is_some())
 }
