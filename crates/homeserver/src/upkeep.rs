@@ -24,7 +24,7 @@ const NOTIFICATION_MS: i64 = 30 * 24 * 3_600_000;
 /// The newest notifying events of a room that are kept one by one, so that a receipt lowers counts exactly.
 const NOTIFICATIONS_PER_ROOM: i64 = 1000;
 /// Rooms in which notifications are folded in one round.
-const ROOMS: i64 = 100;
+const ROOMS: usize = 100;
 
 impl Homeserver {
     /// Removes what has grown old until the process stops.

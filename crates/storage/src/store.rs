@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::{
     Config, Conn, Dialect, Error, OpenError, Positions, Reservation, migrate,
     positions::BLOCK,
-    push::PushUsers,
+    push::{PushUsers, RowsCounted},
     writer::{self, Job},
 };
 
@@ -43,6 +43,7 @@ struct Inner {
     /// One extension of the block of positions at a time.
     extending: tokio::sync::Mutex<()>,
     push_users: PushUsers,
+    push_rows: parking_lot::Mutex<RowsCounted>,
     /// Held by whoever counts what is unread, and alone by whoever folds it.
     folding: tokio::sync::RwLock<()>,
 }
@@ -185,6 +186,7 @@ impl Store {
                 reads: AtomicU64::new(0),
                 extending: tokio::sync::Mutex::new(()),
                 push_users: PushUsers::default(),
+                push_rows: parking_lot::Mutex::default(),
                 folding: tokio::sync::RwLock::new(()),
             }),
         }
@@ -200,6 +202,10 @@ impl Store {
 
     pub(crate) fn push_users(&self) -> &PushUsers {
         &self.inner.push_users
+    }
+
+    pub(crate) fn push_rows_counted(&self) -> &parking_lot::Mutex<RowsCounted> {
+        &self.inner.push_rows
     }
 
     pub(crate) fn folding(&self) -> &tokio::sync::RwLock<()> {

@@ -366,3 +366,150 @@ async fn old_events_are_folded_into_what_is_unread() {
     })
     .await;
 }
+
+/// What a store is told, kept as it is told, and counted event by event.
+#[derive(Default)]
+struct Told {
+    /// Position, thread, sender, what it means to each of [`READERS`].
+    events: Vec<(i64, &'static str, &'static str, [Outcome; 4])>,
+    read: [std::collections::BTreeMap<Option<&'static str>, i64>; 4],
+}
+
+const READERS: [&str; 4] = ["@a:x", "@b:x", "@c:x", "@d:x"];
+const THREADS: [&str; 3] = ["", "$t", "$u"];
+
+impl Told {
+    fn counts(&self, reader: usize) -> Vec<(String, i64, i64)> {
+        let mut counts = Vec::new();
+        for thread in THREADS {
+            let read = [None, Some(thread)].map(|t| self.read[reader].get(&t).copied().unwrap_or(1));
+            let unread = self
+                .events
+                .iter()
+                .filter(|(position, of, sender, _)| {
+                    *of == thread && *position > read[0].max(read[1]) && *sender != READERS[reader]
+                })
+                .map(|(.., outcomes)| &outcomes[reader]);
+            let (notify, highlight) = unread.fold((0, 0), |(notify, highlight), outcome| {
+                (
+                    notify + i64::from(outcome.notify),
+                    highlight + i64::from(outcome.highlight),
+                )
+            });
+            if notify > 0 || highlight > 0 {
+                counts.push(of(thread, notify, highlight));
+            }
+        }
+        counts
+    }
+
+    /// Answers whether something unread was passed.
+    fn read(&mut self, reader: usize, thread: Option<&'static str>, position: i64) -> bool {
+        let before = self.counts(reader);
+        let read = self.read[reader].entry(thread).or_default();
+        *read = position.max(*read);
+        self.counts(reader) != before
+    }
+}
+
+#[tokio::test]
+async fn counts_are_those_of_looking_at_every_event() {
+    testkit::database::each(|db| async move {
+        let store = room_of(&db, &READERS).await;
+        let nids = store.push_user_nids(&["@a:x", "@b:x"]).await.unwrap();
+        let mut told = Told::default();
+        let mut random = 7u64;
+        let mut dice = move |sides: u64| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from((random >> 33) % sides).unwrap()
+        };
+        for position in 10..130 {
+            let thread = THREADS[dice(3)];
+            let sender = ["@s:x", "@s:x", READERS[dice(4)]][dice(3)];
+            let base = [notifies(false), notifies(true), Outcome::silent()][dice(3)].clone();
+            let mut outcomes = [0; 4].map(|_| base.clone());
+            let mut notified = Notified {
+                base,
+                ..Notified::nobody()
+            };
+            if dice(2) == 0 {
+                notified.others = Others::new([(Outcome::silent(), vec![nids[0]]), (notifies(true), vec![nids[1]])]);
+                (outcomes[0], outcomes[1]) = (Outcome::silent(), notifies(true));
+            }
+            if dice(3) == 0 {
+                let reader = dice(3);
+                if READERS[reader] != sender {
+                    notified.personal = vec![(READERS[reader].to_owned(), notifies(true))];
+                    outcomes[reader] = notifies(true);
+                }
+            }
+            record(&store, event(position, thread, sender), notified).await;
+            told.events.push((position, thread, sender, outcomes));
+            if let Some(reader) = READERS.iter().position(|reader| *reader == sender) {
+                told.read(reader, Some(thread), position);
+            }
+            if dice(3) == 0 {
+                let reader = dice(4);
+                let thread = [None, Some(THREADS[0]), Some(THREADS[0]), Some(THREADS[dice(3)])][dice(4)];
+                let upto = position - i64::try_from(dice(20)).unwrap();
+                let lowered = told.read(reader, thread, upto);
+                let answer = read_up_to(&store, READERS[reader], thread, upto).await;
+                assert!(answer || !lowered, "{reader} {thread:?} {upto}");
+            }
+            for (reader, user) in READERS.iter().enumerate() {
+                assert_eq!(counts(&store, user).await, told.counts(reader), "{user} at {position}");
+            }
+        }
+        let bounds = FoldBounds {
+            keep: 10,
+            received_after: 0,
+            at_once: 7,
+        };
+        assert_eq!(store.rooms_to_fold(bounds, 10).await.unwrap(), [ROOM]);
+        while store.fold_notifications(ROOM, bounds).await.unwrap() > 0 {
+            for (reader, user) in READERS.iter().enumerate() {
+                assert_eq!(counts(&store, user).await, told.counts(reader), "{user} folded");
+            }
+        }
+        assert_eq!(store.rooms_to_fold(bounds, 10).await.unwrap(), [0i64; 0]);
+        store.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rows_of_users_are_folded_a_few_at_once() {
+    testkit::database::each(|db| async move {
+        let store = room_of(&db, &["@a:x"]).await;
+        for position in 10..40 {
+            let mut notified = Notified::nobody();
+            notified.personal = vec![("@a:x".into(), notifies(true))];
+            record(&store, event(position, "", "@s:x"), notified).await;
+        }
+        let bounds = FoldBounds {
+            keep: 100,
+            received_after: 1035,
+            at_once: 10,
+        };
+        assert_eq!(store.rooms_to_fold(bounds, 10).await.unwrap(), [ROOM]);
+        for folded in [10, 10, 5, 0] {
+            assert_eq!(store.fold_notifications(ROOM, bounds).await.unwrap(), folded);
+            assert_eq!(counts(&store, "@a:x").await, [of("", 30, 30)]);
+        }
+        // What came since is counted with what was there.
+        let bounds = FoldBounds {
+            keep: 3,
+            received_after: 0,
+            at_once: 2,
+        };
+        for position in 40..46 {
+            assert_eq!(store.rooms_to_fold(bounds, 10).await.unwrap(), [0i64; 0]);
+            say(&store, position, "").await;
+        }
+        assert_eq!(store.rooms_to_fold(bounds, 10).await.unwrap(), [ROOM]);
+        store.close().await;
+    })
+    .await;
+}

@@ -51,6 +51,22 @@ impl Others {
         self.0.is_empty()
     }
 
+    /// Every one of them, by small number: whether the event notifies and highlights them.
+    pub(super) fn each(&self, mut meets: impl FnMut(i64, (bool, bool))) -> Option<()> {
+        let mut rest = self.0.as_slice();
+        while let Some((&flags, after)) = rest.split_first() {
+            rest = after;
+            let length = usize::try_from(read_number(&mut rest)?).ok()?;
+            (_, rest) = rest.split_at_checked(length)?;
+            let mut user = 0i64;
+            for _ in 0..read_number(&mut rest)? {
+                user = user.checked_add_unsigned(read_number(&mut rest)?)?;
+                meets(user, (flags & NOTIFY != 0, flags & HIGHLIGHT != 0));
+            }
+        }
+        Some(())
+    }
+
     /// The result for one user; `None` when it is that of most.
     pub fn of(&self, user_nid: i64) -> Option<OtherOutcome<'_>> {
         let mut rest = self.0.as_slice();
@@ -132,6 +148,12 @@ mod tests {
             }
             let others = Others::new(groups.into_iter().map(|(kind, users)| (outcome(kind), users)));
             prop_assert_eq!(others.is_empty(), users.is_empty());
+            let mut met = BTreeMap::new();
+            others.each(|user, outcome| {
+                met.insert(user, outcome);
+            });
+            let expected = users.iter().map(|(user, kind)| (*user, (kind & 1 != 0, kind & 2 != 0))).collect();
+            prop_assert_eq!(met, expected);
             for user in 0..5001 {
                 let found = others.of(user).map(|o| (o.notify, o.highlight, o.actions.len()));
                 let expected = users.get(&user).map(|kind| outcome(*kind)).map(|o| (o.notify, o.highlight, o.actions.len()));
@@ -141,7 +163,9 @@ mod tests {
 
         #[test]
         fn damaged_bytes_answer_nothing_or_something_but_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-            let _ = Others::from_bytes(bytes).of(3);
+            let others = Others::from_bytes(bytes);
+            let _ = others.of(3);
+            let _ = others.each(|_, _| ());
         }
     }
 
