@@ -29,6 +29,8 @@ pub struct DelayedEvent {
     pub delegated_room: Option<String>,
     /// See `delegated_room`.
     pub delegated_identity: Option<String>,
+    /// The stream position when it was scheduled: writes up to there came before it.
+    pub scheduled_position: i64,
 }
 
 /// What became of a delayed event.
@@ -94,6 +96,7 @@ from_row!(DelayedEvent {
     running_since,
     delegated_room,
     delegated_identity,
+    scheduled_position,
 });
 from_row!(Finalised {
     delay_id,
@@ -163,8 +166,8 @@ impl Store {
                 execute!(
                     tx,
                     "INSERT INTO delayed_events (delay_id, user_id, device_id, room_id, event_type, state_key, content,
-                         delay_ms, running_since, transaction_key)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                         delay_ms, running_since, transaction_key, scheduled_position)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
                     &event.delay_id,
                     &event.user_id,
                     &event.device_id,
@@ -174,7 +177,8 @@ impl Store {
                     &event.content,
                     event.delay_ms,
                     event.running_since,
-                    transaction_key.as_deref()
+                    transaction_key.as_deref(),
+                    event.scheduled_position
                 )?;
                 Ok(event.delay_id)
             })
@@ -192,7 +196,7 @@ impl Store {
             &mut conn,
             DelayedEvent,
             "SELECT delay_id, user_id, device_id, room_id, event_type, state_key, content, delay_ms, running_since,
-                 delegated_room, delegated_identity
+                 delegated_room, delegated_identity, scheduled_position
              FROM delayed_events WHERE outcome IS NULL"
         )
     }
@@ -207,7 +211,7 @@ impl Store {
             &mut conn,
             DelayedEvent,
             "SELECT delay_id, user_id, device_id, room_id, event_type, state_key, content, delay_ms, running_since,
-                 delegated_room, delegated_identity
+                 delegated_room, delegated_identity, scheduled_position
              FROM delayed_events WHERE delay_id = $1",
             delay_id
         )?;
@@ -236,7 +240,7 @@ impl Store {
             &mut conn,
             DelayedEvent,
             "SELECT delay_id, user_id, device_id, room_id, event_type, state_key, content, delay_ms, running_since,
-                 delegated_room, delegated_identity
+                 delegated_room, delegated_identity, scheduled_position
              FROM delayed_events WHERE user_id = $1 AND outcome IS NULL ORDER BY running_since, delay_id",
             user_id
         )?;
@@ -244,7 +248,7 @@ impl Store {
             &mut conn,
             DelayedEvent,
             "SELECT delay_id, user_id, device_id, room_id, event_type, state_key, content, delay_ms, running_since,
-                 delegated_room, delegated_identity
+                 delegated_room, delegated_identity, scheduled_position
              FROM delayed_events WHERE user_id = $1 AND outcome IS NOT NULL ORDER BY finalised_at DESC, delay_id LIMIT $2",
             user_id,
             limit
@@ -339,7 +343,8 @@ impl Store {
         .await
     }
 
-    /// Forgets what became of events before `before`, and grants that ended before then.
+    /// Forgets what became of events before `before` (Unix milliseconds), and grants and revocations that ended before
+    /// then.
     ///
     /// # Errors
     /// When the database fails.
@@ -352,10 +357,26 @@ impl Store {
                     before
                 )?;
                 execute!(tx, "DELETE FROM sfu_grants WHERE expires_at < $1", before)?;
+                execute!(tx, "DELETE FROM relay_revocations WHERE until < $1", before / 1000)?;
                 Ok(())
             })
         })
         .await
+    }
+
+    /// Users whose TURN credentials are refused, with until when (Unix seconds), where that is after `now`. Who loses
+    /// the last device is one of them: see [`Store::delete_devices`].
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn relay_revocations(&self, now: i64) -> Result<Vec<(String, i64)>, Error> {
+        let mut conn = self.read().await?;
+        fetch_all!(
+            &mut conn,
+            (String, i64),
+            "SELECT user_id, until FROM relay_revocations WHERE until > $1 ORDER BY until",
+            now
+        )
     }
 
     /// Remembers whom the SFU was told to let in.

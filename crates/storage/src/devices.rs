@@ -85,11 +85,13 @@ impl Store {
         .await
     }
 
-    /// Removes devices with their tokens, keys and waiting messages. Returns the ids of those that existed.
+    /// Removes devices with their tokens, keys and waiting messages. Returns the ids of those that existed. With the last
+    /// of a user go the user's TURN credentials: those that expire at `turn_until` (Unix seconds) or earlier.
     pub async fn delete_devices(
         &self,
         user_id: &str,
         device_ids: &[String],
+        turn_until: i64,
         noted: impl FnOnce(i64) + Send + 'static,
     ) -> Result<Vec<String>, Error> {
         let (user_id, device_ids) = (user_id.to_owned(), list(device_ids));
@@ -145,6 +147,14 @@ impl Store {
                     &device_ids
                 )?;
                 if !gone.is_empty() {
+                    execute!(
+                        tx,
+                        "INSERT INTO relay_revocations (user_id, until)
+                         SELECT $1, $2 WHERE NOT EXISTS (SELECT 1 FROM devices WHERE user_id = $1)
+                         ON CONFLICT (user_id) DO UPDATE SET until = excluded.until",
+                        &user_id,
+                        turn_until
+                    )?;
                     record_device_list_change(tx, &user_id, position).await?;
                     noted(position);
                 }

@@ -19,6 +19,7 @@ const STEPS: &[(i64, &str, &str)] = &[
     (9, "upkeep", include_str!("../migrations/0009_upkeep.sql")),
     (10, "resolution", include_str!("../migrations/0010_resolution.sql")),
     (11, "push_indexes", include_str!("../migrations/0011_push_indexes.sql")),
+    (12, "call_ends", include_str!("../migrations/0012_call_ends.sql")),
 ];
 
 /// Brings the schema up to date.

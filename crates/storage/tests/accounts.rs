@@ -269,7 +269,7 @@ async fn devices_are_seen_renamed_and_deleted() {
         assert!(store.device_list_changes(after, after + 100).await.unwrap().is_empty());
 
         let gone = store
-            .delete_devices("@a:test", &["DEV".to_owned(), "NONE".to_owned()], |_| ())
+            .delete_devices("@a:test", &["DEV".to_owned(), "NONE".to_owned()], 50, |_| ())
             .await
             .unwrap();
         assert_eq!(gone, ["DEV"]);

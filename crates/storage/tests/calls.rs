@@ -27,6 +27,7 @@ fn event(delay_id: &str) -> DelayedEvent {
         running_since: 1000,
         delegated_room: None,
         delegated_identity: None,
+        scheduled_position: 7,
     }
 }
 

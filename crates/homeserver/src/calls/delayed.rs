@@ -201,6 +201,7 @@ impl Schedule {
             running_since: to_i64(now),
             delegated_room: None,
             delegated_identity: None,
+            scheduled_position: self.store.positions().current(),
         };
         let key = request.txn_id.map(|txn| {
             // Unit separators: none of the parts can hold one.
@@ -415,13 +416,13 @@ pub(super) async fn run(hs: Homeserver) {
 }
 
 /// Spec (MSC4140): a delayed state event is cancelled when another user writes that state; the sender's own writes leave
-/// it alone.
+/// it alone. So does what was written before the event was scheduled, word of which may come later.
 pub(super) async fn overwritten(hs: &Homeserver, room_id: &RoomId, event: &Event) {
     let Some(state_key) = event.state_key.as_deref() else {
         return;
     };
     for scheduled in hs.calls.delayed.for_state(room_id, &event.kind.to_string(), state_key) {
-        if scheduled.user_id == event.sender.as_str() {
+        if scheduled.user_id == event.sender.as_str() || event.nid <= scheduled.scheduled_position {
             continue;
         }
         let error = json!({
@@ -443,7 +444,7 @@ pub(super) async fn overwritten(hs: &Homeserver, room_id: &RoomId, event: &Event
     }
 }
 
-/// The same for writes that were missed: what another user wrote after the delay began to run.
+/// The same for writes that were missed.
 pub(super) async fn recheck_overwritten(hs: &Homeserver) {
     for scheduled in hs.calls.delayed.of_state() {
         let (Ok(room_id), Some(state_key)) = (
@@ -460,10 +461,8 @@ pub(super) async fn recheck_overwritten(hs: &Homeserver) {
             hs.rooms.state_event_of(&room.state(), &kind, state_key).await
         };
         match written.await {
-            Ok(Some(event)) if to_i64(u64::from(event.origin_server_ts.0)) >= scheduled.running_since => {
-                overwritten(hs, room_id, &event).await;
-            }
-            Ok(_) => {}
+            Ok(Some(event)) => overwritten(hs, room_id, &event).await,
+            Ok(None) => {}
             Err(e) => warn!(%room_id, error = %e, "whether a delayed event was overwritten could not be checked"),
         }
     }

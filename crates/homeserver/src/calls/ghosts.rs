@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{MediaEvent, PartingReason, TURN_CREDENTIALS_VALID, delayed};
+use super::{MediaEvent, PartingReason, delayed};
 use crate::{
     Homeserver,
     accounts::AccountChange,
@@ -37,8 +37,8 @@ const GRACE_AFTER_START: Duration = Duration::from_secs(15);
 pub(super) async fn run(hs: Homeserver, mut events: mpsc::Receiver<MediaEvent>) {
     let mut room_changes = hs.rooms.changes();
     let mut account_changes = hs.accounts.changes();
-    if let Err(e) = revoke_deactivated(&hs).await {
-        warn!(error = %e, "credentials of users who were deactivated lately could not be ended");
+    if let Err(e) = revoke_again(&hs).await {
+        warn!(error = %e, "credentials of users who were signed out lately could not be ended");
     }
     let mut gone: HashMap<(String, String), Instant> = HashMap::new();
     let started = tokio::time::sleep(GRACE_AFTER_START);
@@ -341,18 +341,16 @@ async fn end_relay(hs: &Homeserver, user_id: &str) {
     }
 }
 
-/// After a start: the relay has forgotten whose credentials are over, and those of a day ago may still be good.
-async fn revoke_deactivated(hs: &Homeserver) -> Result<(), ApiError> {
+/// After a start: the relay has forgotten whose credentials are over.
+async fn revoke_again(hs: &Homeserver) -> Result<(), ApiError> {
     let Some(control) = hs.calls.control() else {
         return Ok(());
     };
-    let since = hs.clock.now_secs().saturating_sub(TURN_CREDENTIALS_VALID.as_secs());
-    for account in hs.accounts.users().await? {
-        let deactivated_at = account.deactivated_at.and_then(|at| u64::try_from(at / 1000).ok());
-        if let Some(deactivated_at) = deactivated_at.filter(|at| *at >= since) {
-            let until = deactivated_at + TURN_CREDENTIALS_VALID.as_secs();
-            control.revoke_relay(&account.user_id, until).await;
-        }
+    let now = i64::try_from(hs.clock.now_secs()).unwrap_or(i64::MAX);
+    for (user_id, until) in hs.store.relay_revocations(now).await? {
+        control
+            .revoke_relay(&user_id, u64::try_from(until).unwrap_or_default())
+            .await;
     }
     Ok(())
 }
@@ -495,7 +493,7 @@ mod tests {
             // Alice's device goes, and word of it is lost among that of many others: nobody is woken between here and
             // the last of them, so the listener misses the first.
             let (alice, gone) = ("@alice:example.org", ["DEVICE".to_owned()]);
-            hs.store.delete_devices(alice, &gone, |_| {}).await.unwrap();
+            hs.store.delete_devices(alice, &gone, 0, |_| {}).await.unwrap();
             let others: Vec<String> = (0..5000).map(|number| format!("OTHER{number}")).collect();
             hs.accounts
                 .devices_gone(<&UserId>::try_from("@nobody:example.org").unwrap(), &others);
@@ -520,11 +518,51 @@ mod tests {
                 revoked.iter().all(|(user, _)| user != "@bob:example.org"),
                 "{revoked:?}"
             );
-            hs.shutdown.cancel();
-            hs.tasks.close();
-            hs.tasks.wait().await;
-            hs.store.close().await;
+            stop(hs).await;
         })
         .await;
+    }
+    #[tokio::test]
+    async fn whose_last_device_is_gone_stays_off_the_relay_over_a_restart() {
+        testkit::database::each(|db| async move {
+            let hs = start(&db).await;
+            let (alice, bob) = (sign_in(&hs, "alice").await, sign_in(&hs, "bob").await);
+            let second = NewDevice {
+                device_id: Some("SECOND".to_owned()),
+                display_name: None,
+            };
+            hs.accounts.log_in(bob.clone(), second).await.unwrap();
+            for user_id in [&alice, &bob] {
+                hs.remove_devices(user_id, &["DEVICE".to_owned()]).await.unwrap();
+            }
+            let end = hs.calls.turn_credentials_end();
+            stop(hs).await;
+
+            let hs = start(&db).await;
+            let plane = Arc::new(Plane::default());
+            let _events = hs.connect_media(MediaPlane {
+                control: plane.clone(),
+                turn_uris: Vec::new(),
+                sfu: None,
+            });
+            let revoked = async {
+                while plane.revoked.lock().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), revoked)
+                .await
+                .expect("Alice's credentials are ended again");
+            assert_eq!(*plane.revoked.lock(), [(alice.to_string(), end)]);
+            stop(hs).await;
+        })
+        .await;
+    }
+
+    async fn stop(hs: Homeserver) {
+        hs.shutdown.cancel();
+        hs.tasks.close();
+        hs.tasks.wait().await;
+        hs.store.close().await;
     }
 }

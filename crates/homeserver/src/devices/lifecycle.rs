@@ -16,7 +16,11 @@ impl Homeserver {
             hs.accounts.forget_sessions_of(&user, &ids);
             note(position);
         };
-        let gone = self.store.delete_devices(user_id.as_str(), device_ids, note).await?;
+        let turn_until = i64::try_from(self.calls.turn_credentials_end()).unwrap_or(i64::MAX);
+        let gone = self
+            .store
+            .delete_devices(user_id.as_str(), device_ids, turn_until, note)
+            .await?;
         self.accounts.devices_gone(user_id, &gone);
         Ok(())
     }
