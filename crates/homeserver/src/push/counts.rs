@@ -16,13 +16,15 @@ use parking_lot::Mutex;
 use ruma::{OwnedUserId, UserId};
 use storage::{
     Error, Store,
-    push::{Notified, NotifyingEvent, UnreadCount},
+    push::{MemberChange, Notified, NotifyingEvent, UnreadCount},
 };
 
 /// Rooms kept at once.
 const MAX_ROOMS: NonZeroUsize = NonZeroUsize::new(2000).expect("not zero");
 /// Events remembered per room; counts that lag behind further are read again.
 const MAX_EVENTS: usize = 128;
+/// Users' counts kept at once, of all rooms together.
+const MAX_USERS: usize = 100_000;
 
 /// An event and whom it notified.
 #[derive(Debug)]
@@ -57,6 +59,8 @@ struct Inner {
     /// Nothing was told of beyond this position.
     newest: i64,
     rooms: LruCache<i64, RoomCounts>,
+    /// Users' counts that were made since the useless ones were last dropped.
+    made: usize,
 }
 
 #[derive(Debug)]
@@ -81,10 +85,7 @@ impl Counts {
         let newest = store.positions().current();
         Self {
             store,
-            inner: Mutex::new(Inner {
-                newest,
-                rooms: LruCache::new(MAX_ROOMS),
-            }),
+            inner: Mutex::new(Inner::new(newest)),
         }
     }
 
@@ -139,9 +140,13 @@ impl Counts {
                     room.after = oldest.event.position;
                 }
             }
-            for (user_id, _) in &recorded.event.memberships {
-                if let Ok(user_id) = <&UserId>::try_from(user_id.as_str()) {
-                    inner.make_stale(user_id, room_nid, position);
+            for (user_id, change) in &recorded.event.memberships {
+                let Ok(user_id) = <&UserId>::try_from(user_id.as_str()) else {
+                    continue;
+                };
+                match change {
+                    MemberChange::Joined => inner.make_stale(user_id, room_nid, position),
+                    MemberChange::Gone => inner.forget(user_id, room_nid),
                 }
             }
         }
@@ -185,17 +190,62 @@ impl Counts {
     fn keep(&self, user_id: &UserId, room_nid: i64, now: i64, counts: Vec<UnreadCount>) {
         let mut inner = self.inner.lock();
         // Without the room's entry nobody watched what happened meanwhile.
-        let Some(room) = inner.rooms.peek_mut(&room_nid) else {
-            return;
-        };
-        let user = room.users.entry(user_id.to_owned()).or_insert_with(UserCounts::unread);
-        if user.upto < now {
+        if let Some(user) = inner.user(user_id, room_nid)
+            && user.upto < now
+        {
             (user.upto, user.counts) = (now, counts);
         }
     }
 }
 
 impl Inner {
+    fn new(newest: i64) -> Self {
+        Self {
+            newest,
+            rooms: LruCache::new(MAX_ROOMS),
+            made: 0,
+        }
+    }
+
+    /// A user's counts of a room that is watched, made if there are none.
+    fn user(&mut self, user_id: &UserId, room_nid: i64) -> Option<&mut UserCounts> {
+        if self.made >= MAX_USERS / 2 {
+            self.drop_useless();
+        }
+        let room = self.rooms.peek_mut(&room_nid)?;
+        if !room.users.contains_key(user_id) {
+            self.made += 1;
+            room.users.insert(user_id.to_owned(), UserCounts::unread());
+        }
+        room.users.get_mut(user_id)
+    }
+
+    /// Drops counts that would be read again anyway; then, if too many are left, whole rooms, those asked for longest ago
+    /// first. At most half of what may be kept stays, so that this is rare.
+    fn drop_useless(&mut self) {
+        self.made = 0;
+        let mut kept = 0;
+        for (_, room) in &mut self.rooms {
+            // A stale mark above `after` is still needed: it tells who read before it and is not done that it was in vain.
+            room.users
+                .retain(|_, user| user.upto >= room.after || user.stale > room.after);
+            room.users.shrink_to_fit();
+            kept += room.users.len();
+        }
+        while kept > MAX_USERS / 2
+            && let Some((_, room)) = self.rooms.pop_lru()
+        {
+            kept -= room.users.len();
+        }
+    }
+
+    /// Drops a user's counts of a room that the user left; a join makes those that are read meanwhile stale.
+    fn forget(&mut self, user_id: &UserId, room_nid: i64) {
+        if let Some(room) = self.rooms.peek_mut(&room_nid) {
+            room.users.remove(user_id);
+        }
+    }
+
     /// The room's entry, from which on nothing of it is missed.
     fn watch(&mut self, room_nid: i64) -> &mut RoomCounts {
         let after = self.newest;
@@ -209,8 +259,7 @@ impl Inner {
     fn make_stale(&mut self, user_id: &UserId, room_nid: i64, position: i64) {
         // An entry that is made later distrusts what was read before this.
         self.newest = self.newest.max(position);
-        if let Some(room) = self.rooms.peek_mut(&room_nid) {
-            let user = room.users.entry(user_id.to_owned()).or_insert_with(UserCounts::unread);
+        if let Some(user) = self.user(user_id, room_nid) {
             user.stale = user.stale.max(position);
         }
     }
@@ -248,5 +297,52 @@ impl UserCounts {
         });
         self.counts[at].notify += i64::from(notify);
         self.counts[at].highlight += i64::from(highlight);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn users(inner: &Inner) -> usize {
+        inner.rooms.iter().map(|(_, room)| room.users.len()).sum()
+    }
+
+    #[test]
+    fn users_counts_are_bounded_and_end_with_membership() {
+        let mut inner = Inner::new(10);
+        let user_id = |number: usize| OwnedUserId::try_from(format!("@u{number}:x")).unwrap();
+        for room_nid in 0..50 {
+            inner.watch(room_nid);
+            for number in 0..MAX_USERS / 20 {
+                inner.user(&user_id(number), room_nid).unwrap().upto = 10;
+                assert!(number % 500 != 0 || users(&inner) <= MAX_USERS);
+            }
+        }
+        assert!(inner.rooms.contains(&49), "the room that was asked for last stays");
+        assert!(users(&inner) > MAX_USERS / 4);
+        inner.forget(&user_id(3), 49);
+        assert!(!inner.rooms.peek(&49).unwrap().users.contains_key(&user_id(3)));
+    }
+
+    #[test]
+    fn useless_counts_go_first() {
+        let mut inner = Inner::new(10);
+        let user_id = |name: &str| OwnedUserId::try_from(format!("@{name}:x")).unwrap();
+        inner.watch(1);
+        for (name, upto, stale) in [
+            ("behind", 15, 0),
+            ("known", 20, 0),
+            ("marked", -1, 30),
+            ("overtaken", -1, 20),
+        ] {
+            let user = inner.user(&user_id(name), 1).unwrap();
+            (user.upto, user.stale) = (upto, stale);
+        }
+        inner.rooms.peek_mut(&1).unwrap().after = 20;
+        inner.drop_useless();
+        let mut kept: Vec<_> = inner.rooms.peek(&1).unwrap().users.keys().collect();
+        kept.sort();
+        assert_eq!(kept, [&user_id("known"), &user_id("marked")]);
     }
 }
