@@ -242,6 +242,9 @@ struct Fold {
 /// Notifications and highlights.
 type Sum = (i64, i64);
 
+/// A personal row at a position: user, thread, whether it notifies and highlights.
+type Own = (String, String, (bool, bool));
+
 fn as_sum((notify, highlight): (bool, bool)) -> Sum {
     (i64::from(notify), i64::from(highlight))
 }
@@ -259,7 +262,7 @@ struct Rows {
 impl Rows {
     fn new(shared: Vec<Shared>, personal: Vec<Personal>, nids: &HashMap<String, i64>) -> Self {
         let names: HashMap<i64, &str> = nids.iter().map(|(user, nid)| (*nid, user.as_str())).collect();
-        let mut own: HashMap<i64, Vec<(String, String, (bool, bool))>> = HashMap::new();
+        let mut own: HashMap<i64, Vec<Own>> = HashMap::new();
         for (user, position, thread, notify, highlight) in personal {
             own.entry(position)
                 .or_default()
