@@ -34,6 +34,13 @@ impl Error {
         }
     }
 
+    /// Whether the engine has no place for a text: PostgreSQL keeps no U+0000.
+    pub fn is_unstorable_text(&self) -> bool {
+        // SQLSTATE: character_not_in_repertoire, untranslatable_character (PostgreSQL, appendix A).
+        let is_text = |code: &str| matches!(code, "22021" | "22P05");
+        matches!(self, Self::Database(sqlx::Error::Database(e)) if e.code().is_some_and(|code| is_text(&code)))
+    }
+
     /// Whether the engine refused because a unique key already exists.
     pub fn is_unique_violation(&self) -> bool {
         matches!(self, Self::Database(sqlx::Error::Database(e)) if e.is_unique_violation())

@@ -1,7 +1,9 @@
 //! User-interactive authentication: stages a client passes one after the other before an operation is done.
 //! Spec: client-server API, "User-Interactive Authentication API".
 //!
-//! A session belongs to one operation of one user with one body. Sessions live in memory, bounded in number and time.
+//! A session belongs to one operation of one user with one body. Clients may begin it with an empty probe, or correct
+//! the body, until a first stage is passed; whatever was confirmed then stays as it was. Sessions live in memory, bounded
+//! in number and time.
 
 use std::num::NonZeroUsize;
 
@@ -85,8 +87,7 @@ impl Default for Interactive {
 struct Session {
     operation: String,
     user: Option<OwnedUserId>,
-    body_digest: [u8; 32],
-    body: Option<Map<String, Value>>,
+    request: KeptBody,
     completed: Vec<Stage>,
     registration_token: Option<String>,
     expires_at: u64,
@@ -114,8 +115,7 @@ impl Accounts {
         let fresh = || Session {
             operation: name.to_owned(),
             user: user.map(UserId::to_owned),
-            body_digest: body_digest(&body),
-            body: (serde_json::to_vec(&body).map_or(usize::MAX, |text| text.len()) <= KEPT_BODY).then(|| body.clone()),
+            request: KeptBody::of(&body),
             completed: Vec::new(),
             registration_token: None,
             expires_at: now + SESSION_MS,
@@ -150,12 +150,18 @@ impl Accounts {
             ));
         }
         if body.is_empty() {
-            body = session.body.clone().unwrap_or_default();
+            body = session.request.body.clone().unwrap_or_default();
         }
-        if body_digest(&body) != session.body_digest {
-            return Err(ApiError::forbidden(
-                "The request changed during its authentication: begin again.",
-            ));
+        let request = KeptBody::of(&body);
+        if request.digest != session.request.digest {
+            // A probe has confirmed nothing that could be exchanged.
+            let may_change = session.completed.is_empty() || session.request.is_empty();
+            if !may_change {
+                return Err(ApiError::forbidden(
+                    "The request changed during its authentication: begin again.",
+                ));
+            }
+            session.request = request;
         }
         let Some(stage) = text("type") else {
             return Err(self.unfinished(id, session, flows, None));
@@ -260,7 +266,25 @@ fn identified_user(auth: &Map<String, Value>) -> Option<&str> {
         .and_then(Value::as_str)
 }
 
-fn body_digest(body: &Map<String, Value>) -> [u8; 32] {
-    // A map of this kind is sorted or keeps the order of the text; the same client writes the same order.
-    Sha256::digest(serde_json::to_vec(body).unwrap_or_default()).into()
+/// The body of the request that a session is about, without `auth`.
+#[derive(Debug, Clone)]
+struct KeptBody {
+    digest: [u8; 32],
+    /// The body itself, unless it is large: a client may then leave it out of later requests.
+    body: Option<Map<String, Value>>,
+}
+
+impl KeptBody {
+    fn of(body: &Map<String, Value>) -> Self {
+        // A map of this kind is sorted or keeps the order of the text; the same client writes the same order.
+        let text = serde_json::to_vec(body).unwrap_or_default();
+        Self {
+            digest: Sha256::digest(&text).into(),
+            body: (text.len() <= KEPT_BODY).then(|| body.clone()),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.body.as_ref().is_some_and(Map::is_empty)
+    }
 }

@@ -148,10 +148,30 @@ impl ApiError {
     pub fn message(&self) -> &str {
         &self.0.message
     }
+
+    /// The body of the answer.
+    pub fn body(&self) -> Value {
+        let parts = &*self.0;
+        parts.whole_body.clone().unwrap_or_else(|| {
+            let mut body = Map::new();
+            body.insert("errcode".to_owned(), Value::from(&*parts.errcode));
+            body.insert("error".to_owned(), Value::from(&*parts.message));
+            body.extend(parts.fields.clone());
+            Value::Object(body)
+        })
+    }
+}
+
+/// The answer to U+0000 where one of the engines could not keep it.
+pub(super) fn no_nul() -> ApiError {
+    ApiError::invalid_param("The request holds the character U+0000, which this server does not keep.")
 }
 
 impl From<storage::Error> for ApiError {
     fn from(e: storage::Error) -> Self {
+        if e.is_unstorable_text() {
+            return no_nul();
+        }
         Self::internal(e)
     }
 }
@@ -166,16 +186,8 @@ impl std::error::Error for ApiError {}
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let parts = *self.0;
-        let body = parts.whole_body.unwrap_or_else(|| {
-            let mut body = Map::new();
-            body.insert("errcode".to_owned(), Value::String(parts.errcode.into_owned()));
-            body.insert("error".to_owned(), Value::String(parts.message.into_owned()));
-            body.extend(parts.fields);
-            Value::Object(body)
-        });
-        let mut response = (parts.status, axum::Json(body)).into_response();
-        if let Some(ms) = parts.retry_after_ms {
+        let mut response = (self.0.status, axum::Json(self.body())).into_response();
+        if let Some(ms) = self.0.retry_after_ms {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));

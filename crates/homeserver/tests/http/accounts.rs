@@ -1,8 +1,12 @@
 //! Registration, login, interactive authentication, sessions and devices.
 
-use homeserver::accounts::{AccountChange, RegistrationMode};
+use homeserver::{
+    accounts::{AccountChange, Operation, RegistrationMode, Stage},
+    client_api::ApiError,
+};
 use http::Method;
 use serde_json::{Value, json};
+use storage::accounts::RegistrationToken;
 
 use crate::harness::{Answer, Server};
 
@@ -40,10 +44,6 @@ async fn an_account_is_made_by_stages_and_used() {
         assert_eq!(asked["flows"], json!([{ "stages": ["m.login.dummy"] }]));
         let mut with_auth = body.clone();
         with_auth["auth"] = json!({ "type": "m.login.dummy", "session": asked["session"] });
-        // The session belongs to this body.
-        let mut changed = with_auth.clone();
-        changed["username"] = "mallory".into();
-        server.post(REGISTER, None, changed).await.is_error(403, "M_FORBIDDEN");
         let made = server.post(REGISTER, None, with_auth.clone()).await.ok();
         assert_eq!(made["user_id"], "@alice:example.org");
         let token = made["access_token"].as_str().unwrap();
@@ -94,6 +94,78 @@ async fn an_account_is_made_by_stages_and_used() {
         let made = server.post(REGISTER, None, auth).await.ok();
         assert_eq!(made["user_id"], "@bob:example.org");
         assert!(made.get("access_token").is_none());
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_takes_its_body_until_something_is_confirmed() {
+    testkit::database::each(|db| async move {
+        let server = Server::start(&db).await;
+        // As matrix-js-sdk does it: an empty request for the stages, then everything at once.
+        let asked = server.post(REGISTER, None, json!({})).await;
+        assert_eq!(asked.status, 401);
+        let auth = json!({ "type": "m.login.dummy", "session": asked.json()["session"] });
+        let body = json!({ "username": "carol", "password": "p", "auth": auth });
+        assert_eq!(
+            server.post(REGISTER, None, body).await.ok()["user_id"],
+            "@carol:example.org"
+        );
+        // As others do it: the second request says more than the first.
+        let asked = server
+            .post(REGISTER, None, json!({ "username": "dora", "password": "p" }))
+            .await;
+        let auth = json!({ "type": "m.login.dummy", "session": asked.json()["session"] });
+        let body = json!({ "username": "dora", "password": "p", "device_id": "D", "auth": auth });
+        assert_eq!(server.post(REGISTER, None, body).await.ok()["device_id"], "D");
+
+        // With two stages, the first confirms what was asked for; it cannot be exchanged for the second.
+        let token = RegistrationToken {
+            token: "t".to_owned(),
+            uses_allowed: None,
+            uses: 0,
+            expires_at: None,
+            created_at: 0,
+        };
+        server.homeserver.store.create_registration_token(token).await.unwrap();
+        let accounts = &server.homeserver.accounts;
+        let interact = |body: Value| {
+            accounts.interact(Operation {
+                name: "x",
+                user: None,
+                body: body.as_object().unwrap().clone(),
+                flows: &[&[Stage::RegistrationToken, Stage::Dummy]],
+            })
+        };
+        let session = |e: ApiError| {
+            assert_eq!(e.status(), 401);
+            e.body()["session"].clone()
+        };
+        for (first, second, is_taken) in [
+            (json!({ "a": 1 }), json!({ "a": 1 }), true),
+            (json!({ "a": 1 }), json!({}), true),
+            (json!({}), json!({ "a": 1 }), true),
+            (json!({ "a": 1 }), json!({ "a": 2 }), false),
+        ] {
+            let with = |mut body: Value, auth: Value| {
+                body["auth"] = auth;
+                body
+            };
+            let auth = json!({ "type": "m.login.registration_token", "token": "t" });
+            let begun = session(interact(with(first.clone(), auth)).await.unwrap_err());
+            let auth = json!({ "type": "m.login.dummy", "session": begun });
+            match interact(with(second.clone(), auth)).await {
+                Ok(passed) => {
+                    assert!(is_taken, "{first} then {second}");
+                    assert_eq!(passed.body["a"], 1);
+                }
+                Err(e) => {
+                    assert!(!is_taken, "{first} then {second}");
+                    assert_eq!(e.errcode(), "M_FORBIDDEN");
+                }
+            }
+        }
         server.stop().await;
     })
     .await;
