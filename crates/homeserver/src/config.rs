@@ -3,8 +3,17 @@
 use std::path::PathBuf;
 
 use ruma::OwnedServerName;
+use serde::Deserialize;
 
-use crate::{accounts, limits, media};
+use crate::{accounts, limits, media, presence};
+
+/// `[user_directory]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UserDirectory {
+    /// Whether everybody is found, not only those who share a room with the searcher or are in a public one.
+    pub show_everybody: bool,
+}
 
 /// The homeserver's settings, parsed into their final types by the process.
 #[derive(Debug, Clone)]
@@ -23,6 +32,10 @@ pub struct Config {
     pub auth: accounts::AuthConfig,
     /// `[media]`.
     pub media: media::Config,
+    /// `[presence]`.
+    pub presence: presence::Config,
+    /// `[user_directory]`.
+    pub user_directory: UserDirectory,
     /// `[rate_limits]`.
     pub rate_limits: limits::Config,
 }
@@ -38,6 +51,8 @@ impl Config {
             registration: accounts::RegistrationConfig::default(),
             auth: accounts::AuthConfig::default(),
             media: media::Config::default(),
+            presence: presence::Config::default(),
+            user_directory: UserDirectory::default(),
             rate_limits: limits::Config::default(),
         }
     }

@@ -13,6 +13,7 @@ pub mod calls;
 pub mod devices;
 pub mod limits;
 pub mod media;
+pub mod presence;
 pub mod push;
 pub mod room;
 pub mod sync;
@@ -24,6 +25,6 @@ mod server;
 mod upkeep;
 
 pub use clock::Clock;
-pub use config::Config;
+pub use config::{Config, UserDirectory};
 pub use keys::Keys;
 pub use server::{Homeserver, Services, StartError};

@@ -39,6 +39,9 @@ macro_rules! classes {
         }
 
         impl Class {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$class),*];
+
             /// The setting that limits it.
             pub fn setting(self) -> &'static str {
                 match self { $(Self::$class => concat!("rate_limits.", stringify!($key)),)* }
@@ -123,7 +126,16 @@ impl Limits {
     /// # Errors
     /// 429 `M_LIMIT_EXCEEDED`, naming the setting, when it is empty.
     pub fn check(&self, user_id: &UserId, class: Class) -> Result<(), ApiError> {
-        self.take(class, user_id.as_str()).map_err(|retry_after_ms| {
+        self.check_many(user_id, class, 1)
+    }
+
+    /// Takes `count` at once, or as many as the bucket ever holds.
+    ///
+    /// # Errors
+    /// 429 `M_LIMIT_EXCEEDED`, naming the setting, when there are not so many in it.
+    pub fn check_many(&self, user_id: &UserId, class: Class, count: usize) -> Result<(), ApiError> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.take(class, user_id.as_str(), count).map_err(|retry_after_ms| {
             warn!(%user_id, limit = class.setting(), retry_after_ms, "rate limit reached");
             ApiError::limit_exceeded(class.setting(), retry_after_ms)
         })
@@ -136,19 +148,20 @@ impl Limits {
     /// 429 `M_LIMIT_EXCEEDED`, naming the setting, when it is empty.
     pub fn check_address(&self, ip: Option<IpAddr>, class: Class) -> Result<(), ApiError> {
         let Some(ip) = ip else { return Ok(()) };
-        self.take(class, network(ip)).map_err(|retry_after_ms| {
+        self.take(class, network(ip), 1).map_err(|retry_after_ms| {
             warn!(%ip, limit = class.setting(), retry_after_ms, "rate limit reached");
             ApiError::limit_exceeded(class.setting(), retry_after_ms)
         })
     }
 
-    /// The error is the time until the next one, in milliseconds.
-    fn take(&self, class: Class, key: impl Hash) -> Result<(), u64> {
+    /// The error is the time until there are enough, in milliseconds.
+    fn take(&self, class: Class, key: impl Hash, count: u32) -> Result<(), u64> {
         if !self.config.enabled {
             return Ok(());
         }
         let rate = self.config.rate(class);
         let burst = f64::from(rate.burst.max(1));
+        let count = f64::from(count).min(burst);
         let now = self.clock.now_ms();
         let key = (class, self.hasher.hash_one(key));
         let mut buckets = self.buckets.lock();
@@ -156,11 +169,11 @@ impl Limits {
         let elapsed = now.saturating_sub(bucket.at) as f64 / 1000.0;
         bucket.tokens = (bucket.tokens + elapsed * rate.per_second).min(burst);
         bucket.at = now;
-        if bucket.tokens >= 1.0 {
-            bucket.tokens -= 1.0;
+        if bucket.tokens >= count {
+            bucket.tokens -= count;
             return Ok(());
         }
-        let wait = (1.0 - bucket.tokens) / rate.per_second.max(0.001) * 1000.0;
+        let wait = (count - bucket.tokens) / rate.per_second.max(0.001) * 1000.0;
         Err((wait.ceil() as u64).max(1))
     }
 }
@@ -223,6 +236,25 @@ mod tests {
     }
 
     #[test]
+    fn several_are_taken_at_once_or_none() {
+        let clock = ManualClock::at(0);
+        let limits = limits(&clock, |c| {
+            c.invite = Rate {
+                per_second: 1.0,
+                burst: 5,
+            }
+        });
+        limits.check_many(&user("a"), Class::Invite, 3).unwrap();
+        assert!(limits.check_many(&user("a"), Class::Invite, 3).is_err());
+        limits.check_many(&user("a"), Class::Invite, 2).unwrap();
+        limits.check_many(&user("a"), Class::Invite, 0).unwrap();
+        // More than the bucket holds is as much as it holds.
+        assert!(limits.check_many(&user("a"), Class::Invite, 50).is_err());
+        clock.advance_ms(5_000);
+        limits.check_many(&user("a"), Class::Invite, 50).unwrap();
+    }
+
+    #[test]
     fn switched_off_nothing_is_limited() {
         let clock = ManualClock::at(0);
         let limits = limits(&clock, |c| {
@@ -253,7 +285,7 @@ mod tests {
         let clock = ManualClock::at(0);
         let limits = limits(&clock, |_| {});
         for n in 0..BUCKETS.get() + 1000 {
-            limits.take(Class::Keys, n).unwrap();
+            limits.take(Class::Keys, n, 1).unwrap();
         }
         assert_eq!(limits.buckets.lock().len(), BUCKETS.get());
     }

@@ -12,6 +12,7 @@ use crate::{
     devices::Devices,
     limits::Limits,
     media::Media,
+    presence::Presence,
     push::Push,
     room::{Listeners, Rooms},
     sync::{self, Notifier, Streams},
@@ -41,6 +42,8 @@ pub struct Services {
     pub sync: Streams,
     /// Push rules, and whom events notify.
     pub push: Arc<Push>,
+    /// Who is there.
+    pub presence: Presence,
     /// Calls: credentials, entry to the SFU, delayed events.
     pub calls: Calls,
     /// Devices and their keys.
@@ -93,6 +96,7 @@ impl Homeserver {
         let accounts = Accounts::new(store.clone(), clock.clone(), &config);
         let devices = Devices::open(store.clone(), notifier.clone()).await?;
         let media = Media::open(&config, store.clone(), clock.clone()).await?;
+        let presence = Presence::open(&config.presence, &store, clock.clone()).await?;
         let limits = Limits::new(config.rate_limits.clone(), clock.clone());
         let tasks = TaskTracker::new();
         let rooms = Rooms::new(
@@ -116,6 +120,7 @@ impl Homeserver {
             calls,
             devices,
             media,
+            presence,
             limits,
             sync,
             push,
@@ -125,6 +130,9 @@ impl Homeserver {
         }));
         homeserver.tasks.spawn(homeserver.clone().keep_accounts());
         homeserver.tasks.spawn(homeserver.clone().keep_tidy());
+        if homeserver.presence.is_enabled() {
+            homeserver.tasks.spawn(homeserver.clone().keep_presence());
+        }
         sync::start(&homeserver);
         Ok(homeserver)
     }

@@ -181,7 +181,8 @@ impl Store {
         .await
     }
 
-    /// Ends the account: no password, no administrator, no profile. Its devices end through `delete_devices`.
+    /// Ends the account: no password, no administrator, no profile, nothing that it kept for itself. Its devices end
+    /// through `delete_devices`.
     /// False when there was no such living account.
     pub async fn deactivate_account(&self, user_id: &str, now: i64) -> Result<bool, Error> {
         let user_id = user_id.to_owned();
@@ -196,6 +197,12 @@ impl Store {
                 )?;
                 execute!(tx, "DELETE FROM profile_fields WHERE user_id = $1", &user_id)?;
                 execute!(tx, "DELETE FROM access_tokens WHERE user_id = $1", &user_id)?;
+                execute!(tx, "DELETE FROM account_data WHERE user_id = $1", &user_id)?;
+                execute!(tx, "DELETE FROM filters WHERE user_id = $1", &user_id)?;
+                execute!(tx, "DELETE FROM presence_statuses WHERE user_id = $1", &user_id)?;
+                execute!(tx, "DELETE FROM key_backup_sessions WHERE user_id = $1", &user_id)?;
+                execute!(tx, "DELETE FROM key_backups WHERE user_id = $1", &user_id)?;
+                execute!(tx, "DELETE FROM cross_signing_keys WHERE user_id = $1", &user_id)?;
                 Ok(changed == 1)
             })
         })

@@ -324,9 +324,9 @@ impl Store {
             Direction::Forward => fetch_all!(
                 &mut conn,
                 (i64, String),
-                "SELECT r.event_nid, r.rel_type FROM event_relations r JOIN events e ON e.event_nid = r.event_nid
-                 WHERE r.target = $1 AND r.event_nid > $2 AND r.event_nid <= $3 AND e.room_nid = $4
-                 ORDER BY r.event_nid LIMIT $5",
+                "SELECT event_nid, rel_type FROM event_relations
+                 WHERE target = $1 AND event_nid > $2 AND event_nid <= $3 AND room_nid = $4
+                 ORDER BY event_nid LIMIT $5",
                 target,
                 after,
                 up_to,
@@ -336,9 +336,9 @@ impl Store {
             Direction::Backward => fetch_all!(
                 &mut conn,
                 (i64, String),
-                "SELECT r.event_nid, r.rel_type FROM event_relations r JOIN events e ON e.event_nid = r.event_nid
-                 WHERE r.target = $1 AND r.event_nid > $2 AND r.event_nid <= $3 AND e.room_nid = $4
-                 ORDER BY r.event_nid DESC LIMIT $5",
+                "SELECT event_nid, rel_type FROM event_relations
+                 WHERE target = $1 AND event_nid > $2 AND event_nid <= $3 AND room_nid = $4
+                 ORDER BY event_nid DESC LIMIT $5",
                 target,
                 after,
                 up_to,
@@ -348,30 +348,149 @@ impl Store {
         }
     }
 
-    /// Every relation within a room to any of `targets`: `(target, event_nid, rel_type, sender)`, oldest first.
+    /// Like [`Store::relations`], with the events that relate to those, and so on down to `levels` levels; all of them.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn relations_to(
+    pub async fn relations_below(
+        &self,
+        room_nid: i64,
+        target: &str,
+        (after, up_to): (i64, i64),
+        direction: Direction,
+        levels: i64,
+    ) -> Result<Vec<(i64, String)>, Error> {
+        let mut conn = self.read().await?;
+        let mut found = fetch_all!(
+            &mut conn,
+            (i64, String),
+            "WITH RECURSIVE below (event_nid, rel_type, level) AS (
+                 SELECT event_nid, rel_type, 1 FROM event_relations WHERE target = $1 AND room_nid = $2
+                 UNION
+                 SELECT r.event_nid, r.rel_type, b.level + 1
+                 FROM below b JOIN events e ON e.event_nid = b.event_nid
+                 JOIN event_relations r ON r.target = e.event_id AND r.room_nid = $2
+                 WHERE b.level < $3
+             )
+             SELECT event_nid, MIN(rel_type) FROM below WHERE event_nid > $4 AND event_nid <= $5
+             GROUP BY event_nid ORDER BY event_nid",
+            target,
+            room_nid,
+            levels,
+            after,
+            up_to
+        )?;
+        if direction == Direction::Backward {
+            found.reverse();
+        }
+        Ok(found)
+    }
+
+    /// The threads of a room whose newest reply (of those with `position <= up_to`) is below `before`, the newest first:
+    /// `(root, newest reply)`. With `participant`, those in which that user wrote the root or a reply.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn threads(
+        &self,
+        room_nid: i64,
+        (before, up_to): (i64, i64),
+        participant: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<(i64, i64)>, Error> {
+        let mut conn = self.read().await?;
+        fetch_all!(
+            &mut conn,
+            (i64, i64),
+            "SELECT root.event_nid, MAX(r.event_nid) AS latest
+             FROM event_relations r JOIN events root ON root.event_id = r.target AND root.room_nid = r.room_nid
+             WHERE r.room_nid = $1 AND r.rel_type = 'm.thread' AND r.event_nid <= $3
+                 AND ($4 OR root.sender = $5 OR EXISTS (
+                     SELECT 1 FROM event_relations own JOIN events e ON e.event_nid = own.event_nid
+                     WHERE own.room_nid = $1 AND own.rel_type = 'm.thread' AND own.target = r.target AND e.sender = $5))
+             GROUP BY root.event_nid HAVING MAX(r.event_nid) < $2 ORDER BY latest DESC LIMIT $6",
+            room_nid,
+            before,
+            up_to,
+            participant.is_none(),
+            participant.unwrap_or_default(),
+            limit
+        )
+    }
+
+    /// The events of a room by which `sender` relates to `target` in this way.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn relations_by(
+        &self,
+        room_nid: i64,
+        target: &str,
+        rel_type: &str,
+        sender: &str,
+    ) -> Result<Vec<i64>, Error> {
+        let mut conn = self.read().await?;
+        let rows = fetch_all!(
+            &mut conn,
+            (i64,),
+            "SELECT r.event_nid FROM event_relations r JOIN events e ON e.event_nid = r.event_nid
+             WHERE r.target = $1 AND r.room_nid = $2 AND r.rel_type = $3 AND e.sender = $4 ORDER BY r.event_nid",
+            target,
+            room_nid,
+            rel_type,
+            sender
+        )?;
+        Ok(rows.into_iter().map(|(nid,)| nid).collect())
+    }
+
+    /// What is summed up with any of `targets` in a room, oldest first: edits, references and replies in threads.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn aggregated_relations(
         &self,
         room_nid: i64,
         targets: &[String],
-    ) -> Result<Vec<(String, i64, String, String)>, Error> {
+    ) -> Result<Vec<AggregatedRelation>, Error> {
         if targets.is_empty() {
             return Ok(Vec::new());
         }
         let mut conn = self.read().await?;
         fetch_all!(
             &mut conn,
-            (String, i64, String, String),
-            "SELECT r.target, r.event_nid, r.rel_type, e.sender FROM event_relations r
+            AggregatedRelation,
+            "SELECT r.target, r.event_nid, r.rel_type, e.sender, e.type AS kind FROM event_relations r
              JOIN events e ON e.event_nid = r.event_nid
-             WHERE r.target IN {TEXT_LIST $1} AND e.room_nid = $2 ORDER BY r.event_nid",
+             WHERE r.target IN {TEXT_LIST $1} AND r.room_nid = $2
+                 AND r.rel_type IN ('m.thread', 'm.replace', 'm.reference')
+             ORDER BY r.event_nid",
             list(targets),
             room_nid
         )
     }
 }
+
+/// An event that is summed up with the event it relates to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AggregatedRelation {
+    /// The id of the event it relates to.
+    pub target: String,
+    /// Its key.
+    pub event_nid: i64,
+    /// How it relates.
+    pub rel_type: String,
+    /// Who sent it.
+    pub sender: String,
+    /// Its event type.
+    pub kind: String,
+}
+from_row!(AggregatedRelation {
+    target,
+    event_nid,
+    rel_type,
+    sender,
+    kind
+});
 
 /// Keeps a new event.
 ///
@@ -419,17 +538,25 @@ pub async fn redact_event(tx: &mut Conn, event_nid: i64, redacted_by: i64, json:
     Ok(())
 }
 
-/// Records that an event relates to `target`.
+/// Records that an event of a room relates to `target`.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn insert_relation(tx: &mut Conn, target: &str, event_nid: i64, rel_type: &str) -> Result<(), Error> {
+pub async fn insert_relation(
+    tx: &mut Conn,
+    room_nid: i64,
+    target: &str,
+    event_nid: i64,
+    rel_type: &str,
+) -> Result<(), Error> {
     execute!(
         tx,
-        "INSERT INTO event_relations (target, event_nid, rel_type) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        "INSERT INTO event_relations (target, event_nid, rel_type, room_nid) VALUES ($1, $2, $3, $4)
+         ON CONFLICT DO NOTHING",
         target,
         event_nid,
-        rel_type
+        rel_type,
+        room_nid
     )
     .map(drop)
 }

@@ -25,13 +25,17 @@ pub mod accounts;
 pub mod calls;
 pub mod devices;
 pub mod events;
+pub mod key_backups;
 pub mod keys;
 pub mod media;
+pub mod presence;
 pub mod push;
 pub mod receipts;
+pub mod reports;
 pub mod rooms;
 pub mod state;
 pub mod to_device;
+pub mod user_directory;
 
 pub use config::Config;
 pub use conn::{Conn, Dialect, list};

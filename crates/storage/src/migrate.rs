@@ -20,6 +20,9 @@ const STEPS: &[(i64, &str, &str)] = &[
     (10, "resolution", include_str!("../migrations/0010_resolution.sql")),
     (11, "push_indexes", include_str!("../migrations/0011_push_indexes.sql")),
     (12, "call_ends", include_str!("../migrations/0012_call_ends.sql")),
+    (13, "threads", include_str!("../migrations/0013_threads.sql")),
+    (14, "presence", include_str!("../migrations/0014_presence.sql")),
+    (15, "reports", include_str!("../migrations/0015_reports.sql")),
 ];
 
 /// Brings the schema up to date.

@@ -170,6 +170,20 @@ impl Store {
             .await
     }
 
+    /// Points all aliases of one room to another; `false` when there were none.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn move_aliases(&self, from: i64, to: i64) -> Result<bool, Error> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let sql = "UPDATE room_aliases SET room_nid = $2 WHERE room_nid = $1";
+                Ok(execute!(tx, sql, from, to)? > 0)
+            })
+        })
+        .await
+    }
+
     /// Removes `alias`; `false` when there was none.
     ///
     /// # Errors

@@ -2,7 +2,9 @@
 
 use storage::{
     Config, Error, Store,
-    events::{Direction, EventRow, insert_event, insert_relation, insert_waiting_redaction, redact_event},
+    events::{
+        AggregatedRelation, Direction, EventRow, insert_event, insert_relation, insert_waiting_redaction, redact_event,
+    },
     rooms::{RoomRow, add_alias, advance_room, insert_room, set_membership},
     state::{StateGroup, StateReset, insert_auth_events, insert_state_group, insert_state_reset},
 };
@@ -165,8 +167,10 @@ async fn timelines_transactions_relations_and_redaction() {
         store
             .write::<_, Error, _>(|tx| {
                 Box::pin(async move {
-                    insert_relation(tx, "$1", 2, "m.thread").await?;
-                    insert_relation(tx, "$1", 4, "m.replace").await?;
+                    insert_relation(tx, 1, "$1", 2, "m.thread").await?;
+                    insert_relation(tx, 1, "$1", 4, "m.replace").await?;
+                    insert_relation(tx, 1, "$2", 5, "m.annotation").await?;
+                    insert_relation(tx, 1, "$5", 6, "m.reference").await?;
                     redact_event(tx, 4, 6, "{\"pruned\":true}").await
                 })
             })
@@ -174,12 +178,47 @@ async fn timelines_transactions_relations_and_redaction() {
             .unwrap();
         let related = store.relations(1, "$1", (0, 9), Direction::Backward, 10).await.unwrap();
         assert_eq!(related, [(2, "m.thread".to_owned())]);
-        assert_eq!(store.relations_to(1, &["$1".to_owned()]).await.unwrap().len(), 1);
+        let aggregated = store
+            .aggregated_relations(1, &["$1".to_owned(), "$2".to_owned()])
+            .await
+            .unwrap();
+        let expected = AggregatedRelation {
+            target: "$1".to_owned(),
+            event_nid: 2,
+            rel_type: "m.thread".to_owned(),
+            sender: "@a:x".to_owned(),
+            kind: "m.room.message".to_owned(),
+        };
+        assert_eq!(aggregated, [expected], "reactions are not summed up");
+        let below = |levels| {
+            let store = &store;
+            async move {
+                let found = store.relations_below(1, "$1", (0, 9), Direction::Forward, levels).await;
+                found.unwrap().into_iter().map(|(nid, _)| nid).collect::<Vec<_>>()
+            }
+        };
+        assert_eq!(below(1).await, [2]);
+        assert_eq!(below(2).await, [2, 5]);
+        assert_eq!(below(3).await, [2, 5, 6]);
+        let newest = store
+            .relations_below(1, "$1", (0, 5), Direction::Backward, 3)
+            .await
+            .unwrap();
+        assert_eq!(newest, [(5, "m.annotation".to_owned()), (2, "m.thread".to_owned())]);
+        assert_eq!(store.threads(1, (i64::MAX, 9), None, 9).await.unwrap(), [(1, 2)]);
+        assert_eq!(
+            store.threads(1, (i64::MAX, 9), Some("@a:x"), 9).await.unwrap(),
+            [(1, 2)]
+        );
+        assert_eq!(store.threads(1, (i64::MAX, 9), Some("@b:x"), 9).await.unwrap(), []);
+        assert_eq!(store.threads(1, (2, 9), None, 9).await.unwrap(), []);
+        assert_eq!(store.threads(1, (i64::MAX, 1), None, 9).await.unwrap(), []);
+        assert_eq!(store.threads(2, (i64::MAX, 9), None, 9).await.unwrap(), []);
         assert_eq!(
             store.relations(2, "$1", (0, 9), Direction::Backward, 10).await.unwrap(),
             []
         );
-        assert_eq!(store.relations_to(2, &["$1".to_owned()]).await.unwrap(), []);
+        assert_eq!(store.aggregated_relations(2, &["$1".to_owned()]).await.unwrap(), []);
         let redacted = store.event("$4").await.unwrap().unwrap();
         assert_eq!(
             (redacted.redacted_by, redacted.json.as_str()),

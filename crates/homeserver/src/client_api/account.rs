@@ -1,7 +1,7 @@
 //! A user's own account: who am I, password, end.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     routing::{get, post},
 };
@@ -9,18 +9,16 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ApiError, Auth, JsonBody,
-    arguments::ClientPaths as _,
+    ApiError, Auth, JsonBody, Routes,
     interactive::{confirm, typed},
 };
 use crate::Homeserver;
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .client("/account/whoami", get(whoami))
         .client("/account/password", post(change_password))
         .client("/account/deactivate", post(deactivate))
-        .client("/account/3pid", get(third_party_ids))
 }
 
 /// `GET /_matrix/client/v3/account/whoami`: client-server API, "Current account information".
@@ -67,10 +65,4 @@ async fn deactivate(
     confirm(&hs, &sender, "POST /account/deactivate", body).await?;
     hs.deactivate_account(&sender.user_id).await?;
     Ok(Json(json!({ "id_server_unbind_result": "no-support" })))
-}
-
-/// `GET /_matrix/client/v3/account/3pid`: client-server API, "Adding Account Administrative Contact Information".
-/// This server keeps no third-party ids.
-async fn third_party_ids(Auth(_): Auth) -> Json<Value> {
-    Json(json!({ "threepids": [] }))
 }

@@ -1,6 +1,6 @@
 //! Account data and tags.
 
-use axum::{Router, extract::State, response::Response};
+use axum::{extract::State, response::Response};
 use http::StatusCode;
 use ruma::{
     UserId,
@@ -11,11 +11,11 @@ use ruma::{
 };
 use serde_json::{Map, Value, json, value::to_raw_value};
 
-use super::{ApiError, Ruma, RumaResponse, RumaRouter as _, raw_json};
+use super::{ApiError, Routes, Ruma, RumaResponse, raw_json};
 use crate::{Homeserver, accounts::Authenticated, sync::AccountDataError};
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .ruma(set_global)
         .ruma(get_global)
         .ruma(set_of_room)

@@ -1,10 +1,6 @@
-//! Path and query arguments of endpoints without a ruma type, and the paths both API generations share.
+//! Path and query arguments of endpoints without a ruma type.
 
-use axum::{
-    Router,
-    extract::{FromRequestParts, rejection::PathRejection},
-    routing::MethodRouter,
-};
+use axum::extract::{FromRequestParts, rejection::PathRejection};
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 
@@ -43,19 +39,5 @@ impl<T: DeserializeOwned> FromRequestParts<Homeserver> for Query<T> {
                 "The query is not what this endpoint takes: {e}."
             ))),
         }
-    }
-}
-
-/// Serves a path below `/_matrix/client/r0` and `/_matrix/client/v3` alike.
-pub(super) trait ClientPaths {
-    /// Registers the path in both generations.
-    #[must_use]
-    fn client(self, path: &str, methods: MethodRouter<Homeserver>) -> Self;
-}
-
-impl ClientPaths for Router<Homeserver> {
-    fn client(self, path: &str, methods: MethodRouter<Homeserver>) -> Self {
-        self.route(&format!("/_matrix/client/r0{path}"), methods.clone())
-            .route(&format!("/_matrix/client/v3{path}"), methods)
     }
 }

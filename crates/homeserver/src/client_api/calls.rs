@@ -2,7 +2,7 @@
 //! delayed events. The entry to the SFU is in `sfu_service`.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     routing::{get, post},
 };
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    ApiError, Auth, JsonBody, OptionalAuth, Ruma, RumaResponse, RumaRouter as _,
+    ApiError, Auth, JsonBody, OptionalAuth, Routes, Ruma, RumaResponse,
     arguments::{Path, Query},
     extract::Ip,
 };
@@ -27,8 +27,8 @@ use crate::{
 /// What works here beyond the specification.
 pub(super) const UNSTABLE_FEATURES: &[&str] = &["org.matrix.msc4140", "org.matrix.msc4143"];
 
-pub(super) fn router() -> Router<Homeserver> {
-    let mut router = Router::new()
+pub(super) fn router() -> Routes {
+    let mut router = Routes::new()
         .ruma(turn_server)
         .ruma(openid_token)
         .route(
@@ -58,7 +58,6 @@ async fn turn_server(
     req: Ruma<get_turn_server_info::v3::Request>,
 ) -> Result<RumaResponse<get_turn_server_info::v3::Response>, ApiError> {
     let sender = req.sender();
-    hs.limits.check(&sender.user_id, Class::Calls)?;
     let (Some((credentials, valid)), Some(plane)) = (hs.calls.turn_credentials(&sender.user_id), hs.calls.plane())
     else {
         return Err(ApiError::not_found("This server has no relay: `turn.enabled` is off."));
@@ -87,7 +86,6 @@ async fn openid_token(
     req: Ruma<request_openid_token::v3::Request>,
 ) -> Result<RumaResponse<request_openid_token::v3::Response>, ApiError> {
     let sender = req.sender();
-    hs.limits.check(&sender.user_id, Class::Calls)?;
     if req.body.user_id != sender.user_id {
         return Err(ApiError::forbidden("OpenID tokens are given for oneself only."));
     }
@@ -127,7 +125,6 @@ async fn openid_userinfo(
 
 /// `GET …/delayed_events` (MSC4140).
 async fn list_delayed_events(State(hs): State<Homeserver>, Auth(sender): Auth) -> Result<Json<Value>, ApiError> {
-    hs.limits.check(&sender.user_id, Class::DelayedEvents)?;
     hs.list_delayed_events(&sender.user_id).await.map(Json)
 }
 
@@ -137,7 +134,6 @@ async fn show_delayed_event(
     Auth(sender): Auth,
     Path(delay_id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    hs.limits.check(&sender.user_id, Class::DelayedEvents)?;
     hs.show_delayed_event(&sender.user_id, &delay_id).await.map(Json)
 }
 
@@ -178,14 +174,14 @@ async fn manage_by_path(
         .map(|()| Json(json!({})))
 }
 
-/// Counts for the sender, or, without a token, for the address: each such request may write.
+/// Counts for the address where there is no token; otherwise it is counted already.
 fn limit_management(
     hs: &Homeserver,
     sender: Option<&Authenticated>,
     ip: Option<std::net::IpAddr>,
 ) -> Result<(), ApiError> {
     match sender {
-        Some(sender) => hs.limits.check(&sender.user_id, Class::DelayedEvents),
+        Some(_) => Ok(()),
         None => hs.limits.check_address(ip, Class::DelayedEvents),
     }
 }

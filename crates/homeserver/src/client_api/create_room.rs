@@ -1,6 +1,6 @@
 //! Making rooms.
 
-use axum::{Router, extract::State};
+use axum::extract::State;
 use http::StatusCode;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedUserId, RoomVersionId,
@@ -10,7 +10,7 @@ use ruma::{
 use serde::Deserialize;
 
 use super::{
-    ApiError, Ruma, RumaResponse, RumaRouter as _,
+    ApiError, Routes, Ruma, RumaResponse,
     room_arguments::{member_profile, parse_content},
 };
 use crate::{
@@ -19,8 +19,8 @@ use crate::{
     room::{NewRoom, Preset},
 };
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new().ruma(create)
+pub(super) fn router() -> Routes {
+    Routes::new().ruma(create)
 }
 
 /// Invitations one request may send.
@@ -54,7 +54,6 @@ async fn create(
     request: Ruma<create_room::v3::Request>,
 ) -> Result<RumaResponse<create_room::v3::Response>, ApiError> {
     let creator = request.sender().user_id.clone();
-    hs.limits.check(&creator, Class::RoomCreation)?;
     let raw: &[u8] = if request.raw.is_empty() { b"{}" } else { &request.raw };
     // Floats and the like anywhere in the body are refused here.
     let body = serde_json::to_value(parse_content(raw)?).map_err(ApiError::internal)?;
@@ -73,6 +72,7 @@ async fn create(
             "At most {MAX_INVITES} users can be invited while a room is made."
         )));
     }
+    hs.limits.check_many(&creator, Class::Invite, request.invite.len())?;
     let listed = request.visibility == Visibility::Public;
     let preset = match request.preset {
         Some(create_room::v3::RoomPreset::PublicChat) => Preset::PublicChat,

@@ -2,7 +2,7 @@
 //! Spec: client-server API, "Device Management".
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     routing::{get, post},
 };
@@ -12,16 +12,16 @@ use serde_json::{Map, Value, json};
 use storage::devices::Device;
 
 use super::{
-    ApiError, Auth, JsonBody,
-    arguments::{ClientPaths as _, Path},
+    ApiError, Auth, JsonBody, Routes,
+    arguments::Path,
     interactive::{confirm, typed},
 };
-use crate::{Homeserver, limits::Class};
+use crate::Homeserver;
 
 const MAX_DISPLAY_NAME: usize = 512;
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .client("/devices", get(list))
         .client("/devices/{device_id}", get(show).put(rename).delete(delete))
         .client("/delete_devices", post(delete_several))
@@ -52,19 +52,7 @@ async fn show(
 }
 
 fn shown(hs: &Homeserver, user_id: &UserId, device: &Device) -> Value {
-    let unwritten = hs
-        .accounts
-        .last_seen(user_id, <&DeviceId>::from(device.device_id.as_str()));
-    let (ip, at) = match unwritten {
-        Some((ip, at)) => (
-            ip.map(|ip| ip.to_string()).or_else(|| device.last_seen_ip.clone()),
-            Some(at),
-        ),
-        None => (
-            device.last_seen_ip.clone(),
-            device.last_seen_at.and_then(|at| u64::try_from(at).ok()),
-        ),
-    };
+    let (ip, at) = last_seen(hs, user_id, device);
     let mut shown = Map::new();
     shown.insert("device_id".to_owned(), device.device_id.as_str().into());
     let optional = [
@@ -76,6 +64,23 @@ fn shown(hs: &Homeserver, user_id: &UserId, device: &Device) -> Value {
         shown.extend(value.map(|value| (key.to_owned(), value)));
     }
     shown.into()
+}
+
+/// The address a device was last seen at, and when (Unix milliseconds).
+pub(super) fn last_seen(hs: &Homeserver, user_id: &UserId, device: &Device) -> (Option<String>, Option<u64>) {
+    let unwritten = hs
+        .accounts
+        .last_seen(user_id, <&DeviceId>::from(device.device_id.as_str()));
+    match unwritten {
+        Some((ip, at)) => (
+            ip.map(|ip| ip.to_string()).or_else(|| device.last_seen_ip.clone()),
+            Some(at),
+        ),
+        None => (
+            device.last_seen_ip.clone(),
+            device.last_seen_at.and_then(|at| u64::try_from(at).ok()),
+        ),
+    }
 }
 
 #[derive(Deserialize)]
@@ -90,7 +95,6 @@ async fn rename(
     Path(device_id): Path<String>,
     JsonBody(Rename { display_name }): JsonBody<Rename>,
 ) -> Result<Json<Value>, ApiError> {
-    hs.limits.check(&sender.user_id, Class::Account)?;
     let Some(display_name) = display_name else {
         // Nothing to change; still an error for a device that is not there.
         hs.store

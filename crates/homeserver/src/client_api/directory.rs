@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use axum::{Router, extract::State};
+use axum::extract::State;
 use http::StatusCode;
 use ruma::{
     OwnedRoomId, UInt,
@@ -14,14 +14,14 @@ use ruma::{
     directory::{Filter, PublicRoomsChunk},
 };
 
-use super::{ApiError, Ruma, RumaResponse, RumaRouter as _};
+use super::{ApiError, Routes, Ruma, RumaResponse};
 use crate::{
     Homeserver,
     room::{DirectoryQuery, Error, PageStart},
 };
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .ruma(resolve)
         .ruma(add)
         .ruma(remove)

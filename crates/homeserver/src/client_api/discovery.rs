@@ -1,9 +1,9 @@
 //! What clients ask first: versions, capabilities, and where the server is.
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{Json, extract::State, routing::get};
 use serde_json::{Map, Value, json};
 
-use super::{ApiError, Auth, arguments::ClientPaths as _};
+use super::{ApiError, Auth, Routes};
 use crate::{
     Homeserver,
     calls::delayed::{MAX_DELAY_MS, MAX_SCHEDULED},
@@ -20,14 +20,14 @@ const VERSIONS: &[&str] = &[
 const UNSTABLE_FEATURES: &[&[&str]] = &[
     super::calls::UNSTABLE_FEATURES,
     super::keys::UNSTABLE_FEATURES,
+    super::mutual_rooms::UNSTABLE_FEATURES,
     super::profile::UNSTABLE_FEATURES,
 ];
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .route("/_matrix/client/versions", get(versions))
         .client("/capabilities", get(capabilities))
-        .client("/room_keys/version", get(newest_key_backup))
         .route("/.well-known/matrix/client", get(well_known_client))
         .route("/.well-known/matrix/server", get(well_known_server))
 }
@@ -59,12 +59,6 @@ async fn capabilities(State(hs): State<Homeserver>, Auth(_): Auth) -> Result<Jso
         "m.3pid_changes": { "enabled": false },
         "m.get_login_token": { "enabled": true },
     } })))
-}
-
-/// `GET /_matrix/client/v3/room_keys/version`: client-server API, "Server-side key backups". Backups cannot be made here
-/// yet, so nobody has one: clients ask at every start, and take any other error for a fault.
-async fn newest_key_backup(Auth(_): Auth) -> ApiError {
-    ApiError::not_found("There is no key backup.")
 }
 
 /// `GET /.well-known/matrix/client`: client-server API, "Server Discovery".

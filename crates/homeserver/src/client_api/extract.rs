@@ -1,23 +1,24 @@
-//! From an HTTP request to a typed one: size, encoding, syntax, path arguments and access token are
+//! From an HTTP request to a typed one: access token, rate limit, size, encoding, syntax and path arguments are
 //! checked here once, so that a handler sees only well-formed requests of a known sender.
 
-use std::{future::Future, net::IpAddr};
+use std::net::IpAddr;
 
 use axum::{
-    Router,
-    extract::{FromRequest, FromRequestParts, RawPathParams, Request, State},
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     response::{IntoResponse, Response},
-    routing::{MethodFilter, on},
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header, request::Parts};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt as _, Metadata, OutgoingResponse, OutgoingResponseExt as _, auth_scheme,
-    error::FromHttpRequestError, path_builder::PathBuilder as _,
+    error::FromHttpRequestError,
 };
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::ApiError;
+use super::{
+    ApiError,
+    limited::{Limit, PathLimits},
+};
 use crate::{Homeserver, accounts::Authenticated};
 
 /// The largest JSON body: key uploads and account data are the big ones; events have a limit of their own.
@@ -215,41 +216,16 @@ impl<T: OutgoingResponse> IntoResponse for RumaResponse<T> {
     }
 }
 
-/// Registers handlers by the metadata of their request type.
-pub trait RumaRouter {
-    /// Serves every path, stable and unstable, of the endpoint that `handler` takes the request of.
-    #[must_use]
-    fn ruma<T, F, Fut, R>(self, handler: F) -> Self
-    where
-        T: IncomingRequest + Send + 'static,
-        T::Authentication: TokenRule,
-        F: Fn(State<Homeserver>, Ruma<T>) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<R, ApiError>> + Send,
-        R: IntoResponse;
-}
-
-impl RumaRouter for Router<Homeserver> {
-    fn ruma<T, F, Fut, R>(mut self, handler: F) -> Self
-    where
-        T: IncomingRequest + Send + 'static,
-        T::Authentication: TokenRule,
-        F: Fn(State<Homeserver>, Ruma<T>) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<R, ApiError>> + Send,
-        R: IntoResponse,
-    {
-        let method = MethodFilter::try_from(T::METHOD).expect("Matrix endpoints use common methods");
-        for path in T::PATH_BUILDER.all_paths() {
-            self = self.route(path, on(method, handler.clone()));
-        }
-        self
-    }
-}
-
 async fn authenticate(parts: &Parts, hs: &Homeserver) -> Result<Option<Authenticated>, ApiError> {
-    match access_token(parts)? {
-        Some(token) => hs.accounts.authenticate(&token, ClientIp::of(parts)).await.map(Some),
-        None => Ok(None),
+    let Some(token) = access_token(parts)? else {
+        return Ok(None);
+    };
+    let sender = hs.accounts.authenticate(&token, ClientIp::of(parts)).await?;
+    let limits = parts.extensions.get::<PathLimits>();
+    if let Some(Limit::User(class)) = limits.and_then(|limits| limits.limit(&parts.method)) {
+        hs.limits.check(&sender.user_id, class)?;
     }
+    Ok(Some(sender))
 }
 
 /// Spec: client-server API, "Using access tokens": a header, or (deprecated) a query parameter.

@@ -1,15 +1,15 @@
 //! Filters.
 
-use axum::{Router, extract::State, response::Response};
+use axum::{extract::State, response::Response};
 use http::StatusCode;
 use ruma::api::client::filter::{create_filter, get_filter};
 use serde_json::value::RawValue;
 
-use super::{ApiError, Ruma, RumaResponse, RumaRouter as _, raw_json};
+use super::{ApiError, Routes, Ruma, RumaResponse, raw_json};
 use crate::{Homeserver, sync::FilterLookup};
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new().ruma(upload_filter).ruma(download_filter)
+pub(super) fn router() -> Routes {
+    Routes::new().ruma(upload_filter).ruma(download_filter)
 }
 
 /// `POST /_matrix/client/v3/user/{userId}/filter` (spec: client-server API §Filtering).

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     routing::{get, post},
 };
@@ -14,15 +14,14 @@ use serde_json::{Map, Value, json};
 use storage::keys::{CrossSigningKey, KeyClaim, KeySignature, KeyUpload, KeyUploadOutcome, NewKey};
 
 use super::{
-    ApiError, Auth, JsonBody,
-    arguments::{ClientPaths as _, Query},
+    ApiError, Auth, JsonBody, Routes,
+    arguments::Query,
     interactive::{confirm, typed},
 };
 use crate::{
     Homeserver,
     accounts::{Authenticated, unix_ms},
     devices::{PublicKey, Signed, add_signature},
-    limits::Class,
     room::{Membership, StateMap},
     sync::SyncToken,
 };
@@ -36,10 +35,10 @@ const MAX_KEYS_AT_ONCE: usize = 1000;
 const MAX_KEY: usize = 65_536;
 const USAGES: [&str; 3] = ["master", "self_signing", "user_signing"];
 
-pub(super) fn router() -> Router<Homeserver> {
+pub(super) fn router() -> Routes {
     let sign = || post(upload_signing_keys);
     let signatures = || post(upload_signatures);
-    Router::new()
+    Routes::new()
         .client("/keys/upload", post(upload))
         .client("/keys/query", post(query))
         .client("/keys/claim", post(claim))
@@ -65,7 +64,6 @@ async fn upload(
     Auth(sender): Auth,
     JsonBody(request): JsonBody<Upload>,
 ) -> Result<Json<Value>, ApiError> {
-    hs.limits.check(&sender.user_id, Class::Keys)?;
     if let Some(keys) = &request.device_keys {
         let says = |field: &str, wanted: &str| keys.get(field).and_then(Value::as_str) == Some(wanted);
         if !says("user_id", sender.user_id.as_str()) || !says("device_id", sender.device_id.as_str()) {
@@ -153,7 +151,6 @@ async fn query(
     Auth(sender): Auth,
     JsonBody(request): JsonBody<KeyQuery>,
 ) -> Result<Json<Value>, ApiError> {
-    hs.limits.check(&sender.user_id, Class::Keys)?;
     let (local, remote): (Vec<_>, Vec<_>) = request
         .device_keys
         .into_iter()
@@ -252,10 +249,9 @@ struct Claim {
 /// `POST /_matrix/client/v3/keys/claim`: client-server API, "Key management API".
 async fn claim(
     State(hs): State<Homeserver>,
-    Auth(sender): Auth,
+    Auth(_): Auth,
     JsonBody(request): JsonBody<Claim>,
 ) -> Result<Json<Value>, ApiError> {
-    hs.limits.check(&sender.user_id, Class::Keys)?;
     let (local, remote): (Vec<_>, Vec<_>) = request
         .one_time_keys
         .into_iter()
@@ -375,7 +371,6 @@ async fn upload_signing_keys(
     Auth(sender): Auth,
     JsonBody(body): JsonBody<Map<String, Value>>,
 ) -> Result<Json<Value>, ApiError> {
-    hs.limits.check(&sender.user_id, Class::Keys)?;
     let mut stored = BTreeMap::new();
     for key in hs.store.cross_signing_keys(&[sender.user_id.to_string()]).await? {
         let object = Value::Object(stored_object("cross_signing_keys", &key.key_json)?);
@@ -480,7 +475,6 @@ async fn upload_signatures(
     Auth(sender): Auth,
     JsonBody(request): JsonBody<BTreeMap<OwnedUserId, BTreeMap<String, Value>>>,
 ) -> Result<Json<Value>, ApiError> {
-    hs.limits.check(&sender.user_id, Class::Keys)?;
     let mut users: BTreeSet<String> = request.keys().map(ToString::to_string).collect();
     users.insert(sender.user_id.to_string());
     let published = Published::read(&hs, &users.into_iter().collect::<Vec<_>>()).await?;

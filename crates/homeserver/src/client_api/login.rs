@@ -1,22 +1,22 @@
 //! Logging in and out.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     routing::{get, post},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{ApiError, Auth, JsonBody, arguments::ClientPaths as _, extract::Ip, interactive};
+use super::{ApiError, Auth, JsonBody, Routes, extract::Ip, interactive};
 use crate::{
     Homeserver,
     accounts::{Login, NewDevice},
     limits::Class,
 };
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .client("/login", get(flows).post(login))
         .route("/_matrix/client/v1/login/get_token", post(get_token))
         .client("/logout", post(logout))

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::{
-    Json, Router,
+    Json,
     body::Body,
     extract::State,
     response::{IntoResponse as _, Response},
@@ -16,13 +16,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    ApiError, Auth,
+    ApiError, Auth, Routes,
     arguments::{Path, Query},
     byte_range::{self, Choice},
 };
 use crate::{
     Homeserver,
-    limits::Class,
     media::{Description, Error},
 };
 
@@ -63,8 +62,8 @@ const MAX_TEXT: usize = 255;
 const PATIENCE_MS: u64 = 20_000;
 const MAX_PATIENCE_MS: u64 = 60_000;
 
-pub(super) fn router() -> Router<Homeserver> {
-    let mut router = Router::new()
+pub(super) fn router() -> Routes {
+    let mut router = Routes::new()
         .route("/_matrix/media/v1/create", post(create))
         .route("/_matrix/media/v3/upload/{server_name}/{media_id}", put(fill))
         .route("/_matrix/client/v1/media/config", get(config))
@@ -116,7 +115,6 @@ async fn upload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    hs.limits.check(&sender.user_id, Class::MediaUpload)?;
     let description = describe(&hs, &headers, filename)?;
     let media_id = hs
         .media
@@ -130,7 +128,6 @@ async fn upload(
 
 /// `POST /_matrix/media/v1/create`: client-server API, "Content repository".
 async fn create(State(hs): State<Homeserver>, Auth(sender): Auth) -> Result<Json<Value>, ApiError> {
-    hs.limits.check(&sender.user_id, Class::MediaUpload)?;
     let (media_id, lapses) = hs.media.reserve(&sender.user_id).await.map_err(explain)?;
     let content_uri = format!("mxc://{}/{media_id}", hs.config.server_name);
     Ok(Json(json!({ "content_uri": content_uri, "unused_expires_at": lapses })))
@@ -145,7 +142,6 @@ async fn fill(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    hs.limits.check(&sender.user_id, Class::MediaUpload)?;
     if server_name != hs.config.server_name.as_str() {
         return Err(explain(Error::NotReserved));
     }
@@ -204,12 +200,11 @@ struct Patience {
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}`: client-server API, "Content repository".
 async fn download(
     State(hs): State<Homeserver>,
-    Auth(sender): Auth,
+    Auth(_): Auth,
     headers: HeaderMap,
     Path((server_name, media_id)): Path<(String, String)>,
     Query(Patience { timeout_ms }): Query<Patience>,
 ) -> Result<Response, ApiError> {
-    hs.limits.check(&sender.user_id, Class::MediaDownload)?;
     let wanted = Wanted::new(headers, timeout_ms, Purpose::Download);
     serve(&hs, &server_name, &media_id, wanted).await
 }
@@ -217,12 +212,11 @@ async fn download(
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`: client-server API, "Content repository".
 async fn download_as(
     State(hs): State<Homeserver>,
-    Auth(sender): Auth,
+    Auth(_): Auth,
     headers: HeaderMap,
     Path((server_name, media_id, filename)): Path<(String, String, String)>,
     Query(Patience { timeout_ms }): Query<Patience>,
 ) -> Result<Response, ApiError> {
-    hs.limits.check(&sender.user_id, Class::MediaDownload)?;
     let wanted = Wanted {
         filename: Some(filename),
         ..Wanted::new(headers, timeout_ms, Purpose::Download)
@@ -241,7 +235,7 @@ struct Thumbnail {
 /// image itself: the specification lets a server return more than was asked for, never less.
 async fn thumbnail(
     State(hs): State<Homeserver>,
-    Auth(sender): Auth,
+    Auth(_): Auth,
     headers: HeaderMap,
     Path((server_name, media_id)): Path<(String, String)>,
     Query(Thumbnail {
@@ -250,7 +244,6 @@ async fn thumbnail(
         timeout_ms,
     }): Query<Thumbnail>,
 ) -> Result<Response, ApiError> {
-    hs.limits.check(&sender.user_id, Class::MediaDownload)?;
     if width == 0 || height == 0 {
         return Err(ApiError::invalid_param("A thumbnail has a width and a height."));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::{Router, extract::State};
+use axum::extract::State;
 use ruma::{
     OwnedUserId,
     api::client::membership::{get_member_events, joined_members},
@@ -10,7 +10,7 @@ use ruma::{
 };
 
 use super::{
-    ApiError, Ruma, RumaResponse, RumaRouter as _,
+    ApiError, Routes, Ruma, RumaResponse,
     room_arguments::{parse_token, raw, viewer},
 };
 use crate::{
@@ -18,8 +18,8 @@ use crate::{
     room::{Format, Membership},
 };
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new().ruma(members).ruma(joined)
+pub(super) fn router() -> Routes {
+    Routes::new().ruma(members).ruma(joined)
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/members`

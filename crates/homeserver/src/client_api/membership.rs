@@ -1,6 +1,6 @@
 //! Joining, inviting, leaving, kicking, banning, forgetting, knocking.
 
-use axum::{Router, extract::State};
+use axum::extract::State;
 use http::StatusCode;
 use ruma::{
     CanonicalJsonObject, OwnedRoomId, RoomId, UserId,
@@ -14,17 +14,16 @@ use ruma::{
 };
 
 use super::{
-    ApiError, Ruma, RumaResponse, RumaRouter as _,
+    ApiError, Routes, Ruma, RumaResponse,
     room_arguments::{member_profile, resolve},
 };
 use crate::{
     Homeserver,
-    limits::Class,
     room::{Action, Error, Membership, MembershipChange},
 };
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .ruma(join)
         .ruma(join_by_alias)
         .ruma(knock)
@@ -45,11 +44,6 @@ async fn change(
     target: &UserId,
     reason: Option<String>,
 ) -> Result<(), ApiError> {
-    match action {
-        Action::Join | Action::Knock => hs.limits.check(sender, Class::Join)?,
-        Action::Invite => hs.limits.check(sender, Class::Invite)?,
-        _ => {}
-    }
     let room = hs.rooms.find(room_id).await?.ok_or_else(|| match action {
         Action::Join | Action::Knock => ApiError::not_found(format!("This server knows no room {room_id}.")),
         _ => ApiError::forbidden("You are not in this room."),

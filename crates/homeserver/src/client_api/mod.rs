@@ -7,8 +7,11 @@ mod byte_range;
 mod cors;
 mod error;
 mod extract;
+mod history;
 mod interactive;
+mod limited;
 mod room_arguments;
+mod routes;
 
 mod absent;
 mod account;
@@ -19,74 +22,117 @@ mod devices;
 mod directory;
 mod discovery;
 mod filters;
+mod key_backup;
 mod keys;
 mod login;
 mod media;
 mod members;
 mod membership;
 mod messages;
+mod moments;
+mod mutual_rooms;
 mod notifications;
+mod presence;
+mod previews;
 mod profile;
 mod push_rules;
 mod receipts;
 mod register;
+mod relations;
+mod reports;
 mod send;
 mod sfu_service;
 mod state;
 mod sync;
+mod third_party;
 mod to_device;
 mod typing;
+mod upgrade;
+mod user_directory;
+mod whois;
 
 use axum::{
-    Router, middleware,
+    Router,
+    extract::Request,
+    middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use ruma::{RoomId, UserId};
 use serde_json::value::RawValue;
 
 pub use error::ApiError;
 pub(crate) use extract::AccessToken;
-pub use extract::{Auth, ClientIp, JsonBody, OptionalAuth, Ruma, RumaResponse, RumaRouter};
+pub use extract::{Auth, ClientIp, JsonBody, OptionalAuth, Ruma, RumaResponse};
+pub use limited::Limit;
 
 use crate::Homeserver;
+use limited::PathLimits;
+use routes::Routes;
 
 pub use sfu_service::SERVICE_PATH as SFU_SERVICE_PATH;
 
 /// Everything under `/_matrix`, `/_synapse` and `/.well-known/matrix`, with the answers for unknown
 /// paths and wrong methods, and CORS headers on every answer.
 pub fn router(homeserver: Homeserver) -> Router {
-    Router::new()
-        .merge(account_data::router())
-        .merge(filters::router())
-        .merge(notifications::router())
-        .merge(push_rules::router())
-        .merge(receipts::router())
-        .merge(sync::router())
-        .merge(typing::router())
+    routes()
+        .router
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(refuse_nul))
+        .layer(middleware::from_fn(cors::allow_any_origin))
+        .with_state(homeserver)
+}
+
+/// Every path that is served, as it is registered: `{name}` stands for an argument.
+pub fn paths() -> Vec<String> {
+    routes().paths
+}
+
+/// What a request to a path of [`paths`] counts against; `None` for reading that is not limited.
+pub fn limit(method: &Method, path: &str) -> Option<Limit> {
+    PathLimits::of(path).limit(method)
+}
+
+fn routes() -> Routes {
+    Routes::new()
         .merge(absent::router())
         .merge(account::router())
+        .merge(account_data::router())
         .merge(calls::router())
-        .merge(sfu_service::router())
+        .merge(create_room::router())
         .merge(devices::router())
+        .merge(directory::router())
         .merge(discovery::router())
+        .merge(filters::router())
+        .merge(key_backup::router())
         .merge(keys::router())
         .merge(login::router())
         .merge(media::router())
-        .merge(profile::router())
-        .merge(register::router())
-        .merge(create_room::router())
-        .merge(directory::router())
         .merge(members::router())
         .merge(membership::router())
         .merge(messages::router())
+        .merge(moments::router())
+        .merge(mutual_rooms::router())
+        .merge(notifications::router())
+        .merge(presence::router())
+        .merge(previews::router())
+        .merge(profile::router())
+        .merge(push_rules::router())
+        .merge(receipts::router())
+        .merge(register::router())
+        .merge(relations::router())
+        .merge(reports::router())
         .merge(send::router())
+        .merge(sfu_service::router())
         .merge(state::router())
+        .merge(sync::router())
+        .merge(third_party::router())
         .merge(to_device::router())
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn(cors::allow_any_origin))
-        .with_state(homeserver)
+        .merge(typing::router())
+        .merge(upgrade::router())
+        .merge(user_directory::router())
+        .merge(whois::router())
 }
 
 /// Refuses who is not a joined member of the room.
@@ -102,6 +148,16 @@ async fn require_joined(hs: &Homeserver, user_id: &UserId, room_id: &RoomId) -> 
 /// An answer that is JSON text already.
 fn raw_json(json: &RawValue) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], json.get().to_owned()).into_response()
+}
+
+/// No id, token or parameter has U+0000 in it, and PostgreSQL takes no text that has.
+async fn refuse_nul(request: Request, next: Next) -> Response {
+    let uri = request.uri();
+    let holds_nul = |text: &str| text.contains("%00");
+    if holds_nul(uri.path()) || uri.query().is_some_and(holds_nul) {
+        return error::no_nul().into_response();
+    }
+    next.run(request).await
 }
 
 // Spec: client-server API, "Common error codes", M_UNRECOGNIZED.

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use axum::{Router, extract::State, response::Response};
+use axum::{extract::State, response::Response};
 use ruma::{OwnedRoomId, RoomId, api::client::push::get_notifications};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{ApiError, Ruma, RumaRouter as _, raw_json};
+use super::{ApiError, Routes, Ruma, raw_json};
 use crate::{
     Homeserver,
     room::{Format, Viewer, Visibility},
@@ -17,8 +17,8 @@ use crate::{
 const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 100;
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new().ruma(list)
+pub(super) fn router() -> Routes {
+    Routes::new().ruma(list)
 }
 
 #[derive(Serialize)]

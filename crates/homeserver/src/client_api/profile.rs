@@ -1,22 +1,19 @@
 //! Profiles.
 //! Spec: client-server API, "Profiles".
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{Json, extract::State, routing::get};
 use ruma::{OwnedUserId, UserId};
 use serde_json::{Map, Value, json};
 
-use super::{
-    ApiError, Auth, JsonBody,
-    arguments::{ClientPaths as _, Path},
-};
-use crate::{Homeserver, limits::Class};
+use super::{ApiError, Auth, JsonBody, Routes, arguments::Path};
+use crate::Homeserver;
 
 /// Fields beyond name and picture, under the names used before they became part of the specification.
 pub(super) const UNSTABLE_FEATURES: &[&str] = &["uk.tcpip.msc4133", "uk.tcpip.msc4133.stable"];
 
-pub(super) fn router() -> Router<Homeserver> {
+pub(super) fn router() -> Routes {
     let field = || get(read_field).put(set_field).delete(remove_field);
-    Router::new()
+    Routes::new()
         .client("/profile/{user_id}", get(read))
         .client("/profile/{user_id}/{field}", field())
         .route(
@@ -87,7 +84,6 @@ async fn change(
     if sender != user_id {
         return Err(ApiError::forbidden("This is somebody else's profile."));
     }
-    hs.limits.check(sender, Class::Account)?;
     let changed = hs.accounts.set_profile_field(&user_id, field, value).await?;
     if changed && matches!(field, "displayname" | "avatar_url") {
         let hs = hs.clone();

@@ -1,6 +1,6 @@
 //! Push rules.
 
-use axum::{Router, extract::State, response::Response};
+use axum::{extract::State, response::Response};
 use http::StatusCode;
 use ruma::{
     api::client::push::{
@@ -11,15 +11,15 @@ use ruma::{
 };
 use serde_json::{json, value::to_raw_value};
 
-use super::{ApiError, Ruma, RumaResponse, RumaRouter as _, raw_json};
+use super::{ApiError, Routes, Ruma, RumaResponse, raw_json};
 use crate::{
     Homeserver,
     accounts::Authenticated,
     push::{RuleError, rules, ruleset_json},
 };
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .ruma(all_rules)
         .ruma(global_rules)
         .ruma(rule)

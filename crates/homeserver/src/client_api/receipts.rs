@@ -1,6 +1,6 @@
 //! Read receipts and read markers.
 
-use axum::{Router, extract::State};
+use axum::extract::State;
 use http::StatusCode;
 use ruma::{
     api::client::{
@@ -10,14 +10,14 @@ use ruma::{
     events::receipt::ReceiptThread,
 };
 
-use super::{ApiError, Ruma, RumaResponse, RumaRouter as _};
+use super::{ApiError, Routes, Ruma, RumaResponse};
 use crate::{
     Homeserver,
     sync::{NewReceipt, ReceiptError},
 };
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new().ruma(send_receipt).ruma(set_read_markers)
+pub(super) fn router() -> Routes {
+    Routes::new().ruma(send_receipt).ruma(set_read_markers)
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}` (spec: client-server API §Receipts).
@@ -33,6 +33,7 @@ async fn send_receipt(
         event_id: req.body.event_id.clone(),
     };
     hs.set_receipt(&req.body.room_id, sender, new).await?;
+    hs.note_activity(sender).await?;
     Ok(RumaResponse(create_receipt::v3::Response::new()))
 }
 
@@ -58,6 +59,7 @@ async fn set_read_markers(
             hs.set_receipt(&req.body.room_id, sender, new).await?;
         }
     }
+    hs.note_activity(sender).await?;
     Ok(RumaResponse(set_read_marker::v3::Response::new()))
 }
 

@@ -1,28 +1,22 @@
 //! Making an account.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     routing::{get, post},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{
-    ApiError, JsonBody,
-    arguments::{ClientPaths as _, Query},
-    extract::Ip,
-    interactive::typed,
-    login::session_answer,
-};
+use super::{ApiError, JsonBody, Routes, arguments::Query, extract::Ip, interactive::typed, login::session_answer};
 use crate::{
     Homeserver,
     accounts::{NewDevice, NewUser, Operation, Passed, RegistrationBy},
     limits::Class,
 };
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .client("/register", post(register))
         .client("/register/available", get(available))
         .route(

@@ -2,7 +2,7 @@
 //! hand a proposal to the room, answer the event id.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{RawQuery, State},
     response::{IntoResponse as _, Response},
     routing::put,
@@ -15,20 +15,19 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    ApiError, Auth,
-    arguments::{ClientPaths as _, Path},
+    ApiError, Auth, Routes,
+    arguments::Path,
     room_arguments::{ContentBody, room_id},
 };
 use crate::{
     Homeserver,
     accounts::Authenticated,
     calls::delayed::{Request, delay_of},
-    limits::Class,
     room::{Proposal, Room, Transaction},
 };
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .client("/rooms/{room_id}/send/{event_type}/{txn_id}", put(send_message))
         .client("/rooms/{room_id}/redact/{event_id}/{txn_id}", put(redact))
 }
@@ -70,7 +69,6 @@ async fn send_message(
     RawQuery(query): RawQuery,
     ContentBody(content): ContentBody,
 ) -> Result<Response, ApiError> {
-    hs.limits.check(&sender.user_id, Class::Message)?;
     let room_id = room_id(&path.room_id)?;
     let room = hs.rooms.get(&room_id).await.map_err(hide_absence)?;
     if let Some(delay_ms) = delay_of(query.as_deref())? {
@@ -85,13 +83,72 @@ async fn send_message(
         return delay(&hs, &sender, &room, &request).await;
     }
     let kind = TimelineEventType::from(path.event_type);
+    check_relation(&hs, &room, &sender, (&kind, &content), &path.txn_id).await?;
     let mut proposal = Proposal::message(&sender.user_id, kind.clone(), content);
     if kind == TimelineEventType::RoomRedaction {
         proposal.redacts = redacts(&proposal.content)?;
     }
     proposal.transaction = transaction(&sender, path.txn_id);
     let accepted = hs.rooms.propose(&room, proposal).await?;
+    hs.note_activity(&sender.user_id).await?;
     Ok(answer(&accepted.event_id))
+}
+
+/// What relates to another event has to make sense there: a thread begins at an event that relates to nothing, and
+/// nobody reacts twice in the same way.
+/// Spec: client-server API, "Validation of `m.thread` relationships" and "Avoiding duplicate annotations".
+async fn check_relation(
+    hs: &Homeserver,
+    room: &Room,
+    sender: &Authenticated,
+    (kind, content): (&TimelineEventType, &CanonicalJsonObject),
+    txn_id: &str,
+) -> Result<(), ApiError> {
+    let text = |object: &CanonicalJsonObject, field: &str| object.get(field)?.as_str().map(str::to_owned);
+    let Some(relation) = content.get("m.relates_to").and_then(|relation| relation.as_object()) else {
+        return Ok(());
+    };
+    let target = text(relation, "event_id").and_then(|id| EventId::parse(id).ok());
+    let (Some(rel_type), Some(target)) = (text(relation, "rel_type"), target) else {
+        return Ok(());
+    };
+    let state = room.state();
+    match rel_type.as_str() {
+        "m.thread" => {
+            let root = hs.rooms.event(&state, &target).await?;
+            if root.is_some_and(|root| root.relation().is_some()) {
+                return Err(ApiError::new(
+                    http::StatusCode::BAD_REQUEST,
+                    "M_UNKNOWN",
+                    "A thread cannot begin at an event that itself relates to another.",
+                ));
+            }
+        }
+        "m.annotation" => {
+            let key = text(relation, "key");
+            let same = hs
+                .store
+                .relations_by(state.room_nid, target.as_str(), &rel_type, sender.user_id.as_str())
+                .await?;
+            for event in hs.rooms.events(&state.room_id, &same).await? {
+                let relation: Option<CanonicalJsonObject> = event.content_field("m.relates_to");
+                let is_repetition = event
+                    .transaction
+                    .as_ref()
+                    .is_some_and(|(device, txn)| **device == *sender.device_id.as_str() && **txn == *txn_id);
+                let is_same = event.kind == *kind && relation.and_then(|relation| text(&relation, "key")) == key;
+                if is_same && event.redacted_by.is_none() && !is_repetition {
+                    return Err(ApiError::new(
+                        http::StatusCode::BAD_REQUEST,
+                        "M_DUPLICATE_ANNOTATION",
+                        "You have reacted to this in the same way already.",
+                    ));
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 #[derive(Debug, Deserialize)]
@@ -110,7 +167,6 @@ async fn redact(
     Path(path): Path<RedactPath>,
     ContentBody(body): ContentBody,
 ) -> Result<Response, ApiError> {
-    hs.limits.check(&sender.user_id, Class::Message)?;
     let room_id = room_id(&path.room_id)?;
     let target = EventId::parse(&path.event_id)
         .map_err(|e| ApiError::invalid_param(format!("{:?} is not an event id: {e}.", path.event_id)))?;
@@ -127,6 +183,7 @@ async fn redact(
     proposal.transaction = transaction(&sender, path.txn_id);
     let room = hs.rooms.get(&room_id).await.map_err(hide_absence)?;
     let accepted = hs.rooms.propose(&room, proposal).await?;
+    hs.note_activity(&sender.user_id).await?;
     Ok(answer(&accepted.event_id))
 }
 
@@ -149,7 +206,6 @@ pub(super) async fn put_state(
     query: Option<&str>,
     content: CanonicalJsonObject,
 ) -> Result<Response, ApiError> {
-    hs.limits.check(&sender.user_id, Class::Message)?;
     let room_id = room_id(&path.room_id)?;
     let room = hs.rooms.get(&room_id).await.map_err(hide_absence)?;
     if let Some(delay_ms) = delay_of(query)? {
@@ -170,6 +226,7 @@ pub(super) async fn put_state(
     let kind = TimelineEventType::from(kind);
     let proposal = Proposal::state(&sender.user_id, kind, path.state_key, content);
     let accepted = hs.rooms.propose(&room, proposal).await?;
+    hs.note_activity(&sender.user_id).await?;
     Ok(answer(&accepted.event_id))
 }
 

@@ -1,7 +1,6 @@
 //! A room's state: reading it whole or piece by piece, and putting pieces.
 
 use axum::{
-    Router,
     extract::{RawQuery, State},
     response::Response,
     routing::get,
@@ -11,16 +10,16 @@ use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    ApiError, Auth,
-    arguments::{ClientPaths as _, Path, Query},
+    ApiError, Auth, Routes,
+    arguments::{Path, Query},
     raw_json,
     room_arguments::{ContentBody, room_id, viewer},
     send::{StatePath, put_state},
 };
 use crate::{Homeserver, room::Format};
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .client("/rooms/{room_id}/state", get(whole))
         .client("/rooms/{room_id}/state/{event_type}", get(piece).put(put_piece))
         // The state key may be empty: then the path may end in a slash.

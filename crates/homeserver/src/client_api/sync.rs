@@ -3,21 +3,21 @@
 use std::{collections::HashMap, time::Duration};
 
 use axum::{
-    Router,
     extract::{Query, State},
     response::Response,
     routing::get,
 };
 use serde_json::value::to_raw_value;
 
-use super::{ApiError, extract::AuthWithToken, raw_json};
+use super::{ApiError, Routes, extract::AuthWithToken, raw_json};
 use crate::{
     Homeserver,
+    presence::State as Presence,
     sync::{StateAfter, SyncRequest, SyncToken},
 };
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new()
+pub(super) fn router() -> Routes {
+    Routes::new()
         .route("/_matrix/client/v3/sync", get(sync))
         .route("/_matrix/client/r0/sync", get(sync))
 }
@@ -46,13 +46,8 @@ async fn sync(
             .parse::<u64>()
             .map_err(|_| ApiError::invalid_param("`timeout` is a number of milliseconds."))?,
     };
-    if let Some(presence) = parameter("set_presence")
-        && !["offline", "online", "unavailable"].contains(&presence)
-    {
-        return Err(ApiError::invalid_param(
-            "`set_presence` is `offline`, `online` or `unavailable`.",
-        ));
-    }
+    let presence = Presence::parse(parameter("set_presence").unwrap_or("online"))
+        .ok_or_else(|| ApiError::invalid_param("`set_presence` is `offline`, `online` or `unavailable`."))?;
     let state_after = match (flag("org.matrix.msc4222.use_state_after")?, flag("use_state_after")?) {
         (true, _) => StateAfter::Unstable,
         (false, true) => StateAfter::Stable,
@@ -67,6 +62,10 @@ async fn sync(
         sender,
         token,
     };
+    let connected = hs
+        .connect_presence(&request.sender.user_id, &request.sender.device_id, presence)
+        .await?;
     let response = hs.sync(request).await?;
+    drop(connected);
     Ok(raw_json(&to_raw_value(&response).map_err(ApiError::internal)?))
 }

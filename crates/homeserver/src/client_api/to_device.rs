@@ -2,23 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use axum::{Json, Router, extract::State, routing::put};
+use axum::{Json, extract::State, routing::put};
 use ruma::OwnedUserId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use storage::to_device::{Recipient, ToDeviceMessage, ToDeviceTransaction};
 
-use super::{
-    ApiError, Auth, JsonBody,
-    arguments::{ClientPaths as _, Path},
-};
-use crate::{Homeserver, accounts::unix_ms, limits::Class};
+use super::{ApiError, Auth, JsonBody, Routes, arguments::Path};
+use crate::{Homeserver, accounts::unix_ms};
 
 /// One to-device message may be as large as an event. Spec: "Size limits".
 const MAX_CONTENT: usize = 65_536;
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new().client("/sendToDevice/{event_type}/{txn_id}", put(send))
+pub(super) fn router() -> Routes {
+    Routes::new().client("/sendToDevice/{event_type}/{txn_id}", put(send))
 }
 
 #[derive(Deserialize)]
@@ -33,7 +30,6 @@ async fn send(
     Path((event_type, txn_id)): Path<(String, String)>,
     JsonBody(request): JsonBody<Request>,
 ) -> Result<Json<Value>, ApiError> {
-    hs.limits.check(&sender.user_id, Class::ToDevice)?;
     let mut messages = Vec::new();
     for (user_id, devices) in request.messages {
         // Users of other servers are reached by federation, which this server does not speak.

@@ -1,13 +1,13 @@
 //! Typing notifications.
 
-use axum::{Router, extract::State};
+use axum::extract::State;
 use ruma::api::client::typing::create_typing_event::v3::{self, Typing};
 
-use super::{ApiError, Ruma, RumaResponse, RumaRouter as _};
+use super::{ApiError, Routes, Ruma, RumaResponse};
 use crate::Homeserver;
 
-pub(super) fn router() -> Router<Homeserver> {
-    Router::new().ruma(set_typing)
+pub(super) fn router() -> Routes {
+    Routes::new().ruma(set_typing)
 }
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}` (spec: client-server API §Typing Notifications).
@@ -22,6 +22,7 @@ async fn set_typing(
     super::require_joined(&hs, sender, &req.body.room_id).await?;
     match &req.body.state {
         Typing::Yes(info) => {
+            hs.note_activity(sender).await?;
             let timeout_ms = u64::try_from(info.timeout.as_millis()).unwrap_or(u64::MAX);
             hs.sync.start_typing(&req.body.room_id, sender, timeout_ms).await?;
         }

@@ -1,8 +1,12 @@
 //! The end of devices and accounts, and what else happens in several services at once.
 
-use ruma::{DeviceId, OwnedRoomId, UserId};
+use ruma::{CanonicalJsonObject, DeviceId, OwnedRoomId, UserId};
 
-use crate::{Homeserver, client_api::ApiError, room::Membership};
+use crate::{
+    Homeserver,
+    client_api::ApiError,
+    room::{Action, Membership, MembershipChange},
+};
 
 impl Homeserver {
     /// Removes devices with everything that is theirs. Unknown ids are no error.
@@ -36,10 +40,31 @@ impl Homeserver {
         self.remove_devices(user_id, &ids).await
     }
 
-    /// Ends an account and its devices.
+    /// Ends an account and its devices, and takes it out of its rooms.
     pub async fn deactivate_account(&self, user_id: &UserId) -> Result<(), ApiError> {
         self.accounts.deactivate(user_id).await?;
-        self.remove_all_devices(user_id, None).await
+        self.remove_all_devices(user_id, None).await?;
+        let rooms = self.rooms.memberships_of(user_id).await?;
+        for (room_id, membership) in rooms.iter() {
+            if matches!(membership.membership, Membership::Leave | Membership::Ban) {
+                continue;
+            }
+            let Some(room) = self.rooms.find(room_id).await? else {
+                continue;
+            };
+            let leave = MembershipChange {
+                sender: user_id.to_owned(),
+                target: user_id.to_owned(),
+                action: Action::Leave,
+                reason: None,
+                profile: CanonicalJsonObject::new(),
+            };
+            // Whatever one room says, the others are left.
+            if let Err(error) = self.rooms.change_membership(&room, leave).await {
+                tracing::warn!(%user_id, %room_id, %error, "an ended account stays in a room");
+            }
+        }
+        Ok(())
     }
 
     /// The rooms whose members hear of a user's devices.

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use ruma::{OwnedDeviceId, OwnedUserId, UserId, events::TimelineEventType};
+use ruma::{OwnedDeviceId, OwnedUserId, events::TimelineEventType};
 use serde::{Serialize, ser::SerializeMap as _};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -44,14 +44,14 @@ struct ClientEvent<'a> {
     unsigned: Unsigned<'a>,
 }
 
-struct Unsigned<'a> {
+pub(super) struct Unsigned<'a> {
     age: u64,
     membership: Option<&'static str>,
     replaced: Option<&'a Event>,
     redacted_because: Option<Box<RawValue>>,
     /// Of the client, or of the delay that sent the event.
     transaction_id: Option<&'a str>,
-    relations: Option<&'a RawValue>,
+    pub(super) relations: Option<&'a RawValue>,
 }
 
 impl Serialize for Unsigned<'_> {
@@ -157,112 +157,6 @@ impl Rooms {
         }
         Ok(answer)
     }
-
-    /// What relates to the events, summed up for the viewer: threads, the newest edit, references.
-    /// Spec: client-server API, "Aggregations of child events".
-    async fn bundles(
-        &self,
-        events: &[Arc<Event>],
-        viewer: &UserId,
-        visibility: &Visibility,
-    ) -> Result<HashMap<String, Box<RawValue>>, Error> {
-        let targets: Vec<String> = events
-            .iter()
-            .filter(|event| event.state_key.is_none() && event.redacted_by.is_none())
-            .filter(|event| self.inner.relations.may_have(&event.room_id, event.nid))
-            .map(|event| event.event_id.to_string())
-            .collect();
-        if targets.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let room_nid = self.get(&events[0].room_id).await?.state().room_nid;
-        let mut relations = self.inner.store.relations_to(room_nid, &targets).await?;
-        relations.retain(|(_, nid, _, _)| visibility.allows_at(*nid));
-        if relations.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let mut by_target: HashMap<String, Children> = HashMap::new();
-        let senders: HashMap<&str, &UserId> = events.iter().map(|e| (e.event_id.as_str(), &*e.sender)).collect();
-        for (target, nid, rel_type, sender) in relations {
-            let of_author = senders
-                .get(target.as_str())
-                .is_some_and(|author| author.as_str() == sender);
-            let children = by_target.entry(target).or_default();
-            match rel_type.as_str() {
-                "m.thread" => {
-                    children.thread_count += 1;
-                    children.thread_latest = Some(nid);
-                    children.participated |= sender == viewer.as_str();
-                }
-                // Only the author of an event may edit it.
-                "m.replace" if of_author => children.edit = Some(nid),
-                "m.reference" => children.references.push(nid),
-                _ => {}
-            }
-        }
-        let room_id = &events[0].room_id;
-        let nids: Vec<i64> = by_target.values().flat_map(Children::nids).collect();
-        let loaded: HashMap<i64, Arc<Event>> = self
-            .events(room_id, &nids)
-            .await?
-            .into_iter()
-            .map(|event| (event.nid, event))
-            .collect();
-        let now = self.inner.clock.now_ms();
-        let mut bundles = HashMap::with_capacity(by_target.len());
-        for (target, children) in by_target {
-            let mut bundle: serde_json::Map<String, serde_json::Value> = serde_json::Map::new();
-            let full = |event: &Event| {
-                let raw = client_event(event, Format::WithRoomId, unsigned(event, now))?;
-                serde_json::to_value(raw).map_err(|e| Error::Internal(e.to_string()))
-            };
-            if let Some(latest) = children.thread_latest.and_then(|nid| loaded.get(&nid)) {
-                bundle.insert(
-                    "m.thread".to_owned(),
-                    serde_json::json!({
-                        "latest_event": full(latest)?,
-                        "count": children.thread_count,
-                        "current_user_participated": children.participated
-                            || senders.get(target.as_str()).is_some_and(|author| *author == viewer),
-                    }),
-                );
-            }
-            if let Some(edit) = children.edit.and_then(|nid| loaded.get(&nid)) {
-                bundle.insert("m.replace".to_owned(), full(edit)?);
-            }
-            let references: Vec<_> = children.references.iter().filter_map(|nid| loaded.get(nid)).collect();
-            if !references.is_empty() {
-                let chunk: Vec<_> = references
-                    .iter()
-                    .map(|event| serde_json::json!({ "event_id": event.event_id }))
-                    .collect();
-                bundle.insert("m.reference".to_owned(), serde_json::json!({ "chunk": chunk }));
-            }
-            if !bundle.is_empty() {
-                bundles.insert(
-                    target,
-                    to_raw_value(&bundle).map_err(|e| Error::Internal(e.to_string()))?,
-                );
-            }
-        }
-        Ok(bundles)
-    }
-}
-
-#[derive(Default)]
-struct Children {
-    thread_count: u64,
-    thread_latest: Option<i64>,
-    participated: bool,
-    edit: Option<i64>,
-    references: Vec<i64>,
-}
-
-impl Children {
-    fn nids(&self) -> impl Iterator<Item = i64> {
-        let single = [self.thread_latest, self.edit];
-        single.into_iter().flatten().chain(self.references.iter().copied())
-    }
 }
 
 fn own_transaction<'a>(event: &'a Event, viewer: &Viewer) -> Option<&'a str> {
@@ -271,7 +165,7 @@ fn own_transaction<'a>(event: &'a Event, viewer: &Viewer) -> Option<&'a str> {
     own.then_some(&**transaction)
 }
 
-fn unsigned(event: &Event, now_ms: u64) -> Unsigned<'_> {
+pub(super) fn unsigned(event: &Event, now_ms: u64) -> Unsigned<'_> {
     Unsigned {
         age: now_ms.saturating_sub(u64::from(event.origin_server_ts.0)),
         membership: None,
@@ -282,7 +176,7 @@ fn unsigned(event: &Event, now_ms: u64) -> Unsigned<'_> {
     }
 }
 
-fn client_event(event: &Event, format: Format, unsigned: Unsigned<'_>) -> Result<Box<RawValue>, Error> {
+pub(super) fn client_event(event: &Event, format: Format, unsigned: Unsigned<'_>) -> Result<Box<RawValue>, Error> {
     let is_redaction = event.kind == TimelineEventType::RoomRedaction && event.redacted_by.is_none();
     to_raw_value(&ClientEvent {
         content: &event.content,

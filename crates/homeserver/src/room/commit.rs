@@ -276,7 +276,7 @@ async fn persist_event(tx: &mut storage::Conn, state: &RoomState, new: &NewEvent
         && let Some(relation) = new.event.relation()
     {
         let target = relation.event_id.as_str();
-        storage::events::insert_relation(tx, target, nid, &relation.rel_type).await?;
+        storage::events::insert_relation(tx, state.room_nid, target, nid, &relation.rel_type).await?;
     }
     Ok(())
 }

@@ -4,12 +4,13 @@
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId,
     UserId,
+    directory::PublicRoomsChunk,
     events::{StateEventType, TimelineEventType},
 };
 
 use super::{
     Error, Proposal, Room, RoomState, Rooms,
-    public_rooms::{DirectoryPage, DirectoryQuery},
+    public_rooms::{DirectoryPage, DirectoryQuery, public_chunk},
     worker::Batch,
 };
 
@@ -128,6 +129,33 @@ impl Rooms {
         }
         self.inner.store.remove_alias(alias.to_string()).await?;
         Ok(())
+    }
+
+    /// What somebody who may know of a room is told before they are in it.
+    pub fn described(&self, state: &RoomState) -> PublicRoomsChunk {
+        public_chunk(state)
+    }
+
+    /// Moves a room's aliases and its place in the directory to the room that replaces it, and tells the new room of its
+    /// canonical alias.
+    ///
+    /// # Errors
+    /// When the new room is not known, its canonical alias cannot be said, or the database fails.
+    pub async fn move_aliases(&self, from: &Room, to: &RoomId, user: &UserId) -> Result<(), Error> {
+        let (old, room) = (from.state(), self.get(to).await?);
+        let moved = self
+            .inner
+            .store
+            .move_aliases(old.room_nid, room.state().room_nid)
+            .await?;
+        self.list(from, false).await?;
+        let canonical = old.pinned(&StateEventType::RoomCanonicalAlias);
+        let Some(canonical) = canonical.filter(|_| moved) else {
+            return Ok(());
+        };
+        let content = serde_json::from_str(canonical.content.get()).map_err(|e| Error::Internal(e.to_string()))?;
+        let proposal = Proposal::state(user, TimelineEventType::RoomCanonicalAlias, "", content);
+        self.propose(&room, proposal).await.map(drop)
     }
 
     /// The aliases of a room on this server.

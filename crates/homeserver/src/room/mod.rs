@@ -5,6 +5,7 @@
 //! devices' keys or how clients sync.
 
 mod build;
+mod bundles;
 mod cache;
 mod client_format;
 mod commit;

@@ -36,6 +36,7 @@ pub(crate) enum FilterError {
 #[derive(Debug, Default)]
 pub(crate) struct SyncFilter {
     pub(crate) account_data: EventFilter,
+    pub(crate) presence: EventFilter,
     pub(crate) room: RoomFilter,
     /// Reduces events to the listed fields; `None` keeps them whole.
     pub(crate) event_fields: Option<Vec<Vec<String>>>,
@@ -150,7 +151,8 @@ impl SyncFilter {
         within("room.not_rooms", &room.not_rooms)?;
         within("event_fields", definition.event_fields.as_deref().unwrap_or_default())?;
         Ok(Self {
-            account_data: EventFilter::of_account_data(definition.account_data)?,
+            account_data: EventFilter::of_no_room(definition.account_data)?,
+            presence: EventFilter::of_no_room(definition.presence)?,
             room: RoomFilter {
                 rooms: Scope::new(room.rooms, room.not_rooms),
                 include_leave: room.include_leave,
@@ -243,12 +245,15 @@ impl EventFilter {
         })
     }
 
-    fn of_account_data(definition: PlainFilter) -> Result<Self, FilterError> {
+    fn of_no_room(definition: PlainFilter) -> Result<Self, FilterError> {
         within("types", definition.types.as_deref().unwrap_or_default())?;
         within("not_types", &definition.not_types)?;
+        within("senders", definition.senders.as_deref().unwrap_or_default())?;
+        within("not_senders", &definition.not_senders)?;
         Ok(Self {
             types: definition.types.map(patterns),
             not_types: patterns(definition.not_types),
+            senders: Scope::new(definition.senders, definition.not_senders),
             limit: definition
                 .limit
                 .map(|limit| usize::try_from(u64::from(limit)).unwrap_or(usize::MAX)),

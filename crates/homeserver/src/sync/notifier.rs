@@ -40,6 +40,8 @@ pub enum Change {
     ToDevice,
     /// Device lists of users who share an encrypted room with the user.
     DeviceLists,
+    /// Who is there, of those who share a room with the user.
+    Presence,
     /// One-time or fallback keys of one of the user's devices.
     DeviceKeys,
 }
@@ -55,6 +57,8 @@ pub enum RoomStream {
     Typing,
     /// The device list of one of its members.
     DeviceLists,
+    /// The presence of one of its members.
+    Presence,
 }
 
 #[derive(Debug)]
@@ -179,7 +183,7 @@ impl Notifier {
                 }
             }
             RoomStream::Receipts => entry.last.receipts = entry.last.receipts.max(position),
-            RoomStream::Typing | RoomStream::DeviceLists => {}
+            RoomStream::Typing | RoomStream::DeviceLists | RoomStream::Presence => {}
         }
         inner
             .pending
@@ -373,6 +377,7 @@ fn deliver(
                     RoomStream::Receipts => Change::Receipts(room_id.clone()),
                     RoomStream::Typing => Change::Typing(room_id.clone()),
                     RoomStream::DeviceLists => Change::DeviceLists,
+                    RoomStream::Presence => Change::Presence,
                 };
                 note(session, change);
             }

@@ -29,6 +29,7 @@ pub(crate) struct News {
     pub(crate) account_data: bool,
     pub(crate) to_device: bool,
     pub(crate) device_lists: bool,
+    pub(crate) presence: bool,
 }
 
 impl News {
@@ -51,6 +52,7 @@ impl News {
                 Change::AccountData => news.account_data = true,
                 Change::ToDevice => news.to_device = true,
                 Change::DeviceLists => news.device_lists = true,
+                Change::Presence => news.presence = true,
                 Change::DeviceKeys => {}
             }
         }
@@ -74,8 +76,9 @@ impl Homeserver {
                 .iter()
                 .any(|room_id| rooms.get(room_id).is_some_and(|m| m.position > since))
             {
-                // Whose devices are to be watched changes with who shares a room.
+                // Whose devices are to be watched, and who is seen, changes with who shares a room.
                 news.device_lists = true;
+                news.presence = true;
             }
             return Ok(news);
         }
@@ -83,6 +86,7 @@ impl Homeserver {
             account_data: true,
             to_device: true,
             device_lists: true,
+            presence: true,
             ..News::default()
         };
         let joined: Vec<(&OwnedRoomId, i64)> = rooms

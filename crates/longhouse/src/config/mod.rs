@@ -40,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) turn: relay::Config,
     pub(crate) sfu: sfu::Config,
     pub(crate) media: homeserver::media::Config,
+    pub(crate) presence: homeserver::presence::Config,
+    pub(crate) user_directory: homeserver::UserDirectory,
     pub(crate) rate_limits: limits::Config,
     pub(crate) log: Log,
     pub(crate) metrics: Metrics,
@@ -60,6 +62,8 @@ impl Default for Config {
             turn: relay::Config::default(),
             sfu: sfu::Config::default(),
             media: homeserver::media::Config::default(),
+            presence: homeserver::presence::Config::default(),
+            user_directory: homeserver::UserDirectory::default(),
             rate_limits: limits::Config::default(),
             log: Log::default(),
             metrics: Metrics::default(),
@@ -249,6 +253,8 @@ impl Config {
             registration: self.registration.clone(),
             auth: self.auth.clone(),
             media: self.media.clone(),
+            presence: self.presence.clone(),
+            user_directory: self.user_directory.clone(),
             rate_limits: self.rate_limits.clone(),
             ..homeserver::Config::new(server_name, data_dir.to_owned(), self.public_url())
         }

@@ -173,6 +173,9 @@ impl Reader<'_> {
             let delivered = self.read_to_device(to_device_since, &mut response).await?;
             response.next_batch = SyncToken::at(self.now).with_to_device(delivered).to_string();
         }
+        if news.presence {
+            self.read_presence(&rooms, &mut response).await?;
+        }
         if let Some(since) = self.since {
             self.read_device_lists(since, &rooms, &mut response).await?;
         }
@@ -205,6 +208,7 @@ impl Reader<'_> {
             account_data: true,
             to_device: true,
             device_lists: self.since.is_some(),
+            presence: true,
         }
     }
 
@@ -251,6 +255,23 @@ impl Reader<'_> {
             }
         }
         self.read_rooms(news, rooms, &mut of_rooms, response).await
+    }
+
+    async fn read_presence(&self, rooms: &UserRooms, response: &mut Response) -> Result<(), ApiError> {
+        const TYPE: &str = "m.presence";
+        let filter = &self.filter.presence;
+        if filter.is_closed() || !filter.admits_type(TYPE) {
+            return Ok(());
+        }
+        let since = self.since.filter(|_| !self.full_state);
+        let mut heard = self.hs.presence_news(&self.user_id, rooms, since, self.now).await?;
+        heard.retain(|(user_id, _)| filter.admits_sender(user_id));
+        for (sender, content) in heard {
+            let event = serde_json::json!({ "type": TYPE, "sender": sender, "content": content });
+            let event = serde_json::value::to_raw_value(&event).map_err(ApiError::internal)?;
+            response.presence.events.push(event.into());
+        }
+        Ok(())
     }
 
     /// Adds the messages for the device; answers the position up to which they are delivered with this answer.

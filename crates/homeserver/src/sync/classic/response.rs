@@ -55,6 +55,8 @@ pub(crate) struct Response {
     #[serde(skip_serializing_if = "Events::is_empty")]
     pub(crate) account_data: Events,
     #[serde(skip_serializing_if = "Events::is_empty")]
+    pub(crate) presence: Events,
+    #[serde(skip_serializing_if = "Events::is_empty")]
     pub(crate) to_device: Events,
     #[serde(skip_serializing_if = "DeviceLists::is_empty")]
     pub(crate) device_lists: DeviceLists,
@@ -67,6 +69,7 @@ impl Response {
     pub(crate) fn is_empty(&self) -> bool {
         self.rooms.is_empty()
             && self.account_data.is_empty()
+            && self.presence.is_empty()
             && self.to_device.is_empty()
             && self.device_lists.is_empty()
     }
