@@ -14,7 +14,6 @@ use tokio_util::task::TaskTracker;
 use crate::{
     Admission, Config, Environment, ParticipantSummary, Surroundings, candidates, clock,
     http::{self, Surface},
-    media::packet_cache::CacheBudget,
     probe::{self, Probed},
     room::{Command, Rooms, removals::Removals},
     transport::{Certificate, CertificateError, Mux, MuxConfig, MuxError},
@@ -85,7 +84,6 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<SfuHand
         certificate: Certificate::generate()?,
         mux,
         candidates: RwLock::new(lines),
-        cache: CacheBudget::new(CacheBudget::PROCESS),
         ice_servers: surroundings.ice_servers,
         removals: Removals::default(),
         events: surroundings.events,

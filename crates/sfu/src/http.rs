@@ -129,12 +129,11 @@ async fn open(
         .max_message_size(codec::MAX_MESSAGE)
         .max_frame_size(codec::MAX_MESSAGE)
         .on_upgrade(move |socket| {
-            let join = move |connection, outbound, heard| Join {
+            let join = move |connection, outbound| Join {
                 connection,
                 claims,
                 parameters,
                 outbound,
-                heard,
             };
             connection::run(socket, room, join, silence)
         })

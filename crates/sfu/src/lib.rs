@@ -6,8 +6,6 @@
 mod candidates;
 mod clock;
 mod config;
-#[doc(hidden)]
-pub mod fuzzing;
 mod handle;
 mod http;
 pub mod media;
@@ -144,8 +142,6 @@ pub(crate) struct Environment {
     pub(crate) certificate: transport::Certificate,
     pub(crate) mux: transport::Mux,
     pub(crate) candidates: RwLock<Vec<String>>,
-    /// What all rooms together may keep for retransmission.
-    pub(crate) cache: media::packet_cache::CacheBudget,
     pub(crate) ice_servers: IceServers,
     /// Whose tokens are over.
     pub(crate) removals: room::removals::Removals,

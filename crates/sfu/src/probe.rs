@@ -64,7 +64,7 @@ pub(crate) async fn sockets(mux: &Mux, udp: &[SocketAddr], tcp: &[SocketAddr]) -
 async fn hears(mux: &Mux, protocol: Protocol, address: SocketAddr) -> bool {
     let credentials = IceCredentials::random();
     let (inbox, mut arrived) = mpsc::channel(1);
-    let _registration = mux.register(&credentials, ConnectionKey::next(), inbox);
+    let _registration = mux.register(&credentials.ufrag, ConnectionKey(0), inbox);
     let check = check_of_ours(&credentials, &clock::random());
     for _ in 0..ATTEMPTS {
         let attempt = async {

@@ -2,12 +2,10 @@
 
 use std::net::SocketAddr;
 
-use aws_lc_rs::hmac;
 use bytes::BytesMut;
 use fabric::framing;
 use fabric::switch::{Datagram, Switch};
-use futures_util::{StreamExt, stream::FuturesUnordered};
-use sfu::transport::{Carrier, ConnectionKey, IceCredentials, Incoming, Mux, MuxConfig, Transmit};
+use sfu::transport::{Carrier, ConnectionKey, Incoming, Mux, MuxConfig, Transmit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
@@ -16,26 +14,15 @@ use tokio_util::task::TaskTracker;
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-fn credentials(ufrag: &str) -> IceCredentials {
-    IceCredentials {
-        ufrag: ufrag.to_owned(),
-        pwd: format!("password of {ufrag}"),
-    }
-}
-
-/// A connectivity check with the credentials of `ufrag`.
+/// A Binding request that names `ufrag`; the mux looks at nothing else.
 fn check(ufrag: &str) -> Vec<u8> {
     let username = format!("{ufrag}:client");
     let padded = username.len().next_multiple_of(4);
-    let mut message = vec![0, 1, 0, (4 + padded + 24) as u8, 0x21, 0x12, 0xA4, 0x42];
+    let mut message = vec![0, 1, 0, (4 + padded) as u8, 0x21, 0x12, 0xA4, 0x42];
     message.extend_from_slice(&[1; 12]);
     message.extend_from_slice(&[0, 6, 0, username.len() as u8]);
     message.extend_from_slice(username.as_bytes());
     message.resize(24 + padded, 0);
-    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, credentials(ufrag).pwd.as_bytes());
-    let tag = hmac::sign(&key, &message);
-    message.extend_from_slice(&[0, 8, 0, 20]);
-    message.extend_from_slice(tag.as_ref());
     message
 }
 
@@ -80,12 +67,8 @@ impl Fixture {
 async fn udp_finds_its_connection_by_name_and_then_by_address() {
     let fixture = Fixture::new(Vec::new()).await;
     let (inbox, mut received) = mpsc::channel(16);
-    let first = fixture
-        .mux
-        .register(&credentials("first"), ConnectionKey(1), inbox.clone());
-    let _second = fixture
-        .mux
-        .register(&credentials("second"), ConnectionKey(2), inbox.clone());
+    let first = fixture.mux.register("first", ConnectionKey(1), inbox.clone());
+    let _second = fixture.mux.register("second", ConnectionKey(2), inbox.clone());
     let client = UdpSocket::bind(LOOPBACK).await.expect("free");
     client.connect(fixture.udp()).await.expect("loopback");
 
@@ -150,9 +133,9 @@ async fn udp_finds_its_connection_by_name_and_then_by_address() {
 async fn a_full_inbox_drops_and_counts() {
     let fixture = Fixture::new(Vec::new()).await;
     let (inbox, mut received) = mpsc::channel(1);
-    let _registration = fixture.mux.register(&credentials("slow"), ConnectionKey(1), inbox);
+    let _registration = fixture.mux.register("slow", ConnectionKey(1), inbox);
     let (other, mut marker) = mpsc::channel(16);
-    let _other = fixture.mux.register(&credentials("other"), ConnectionKey(2), other);
+    let _other = fixture.mux.register("other", ConnectionKey(2), other);
     let client = UdpSocket::bind(LOOPBACK).await.expect("free");
     client.connect(fixture.udp()).await.expect("loopback");
     for _ in 0..5 {
@@ -169,7 +152,7 @@ async fn a_full_inbox_drops_and_counts() {
 async fn tcp_is_framed_and_strangers_are_hung_up_on() {
     let fixture = Fixture::new(Vec::new()).await;
     let (inbox, mut received) = mpsc::channel(16);
-    let _registration = fixture.mux.register(&credentials("ufrag"), ConnectionKey(7), inbox);
+    let _registration = fixture.mux.register("ufrag", ConnectionKey(7), inbox);
     let server = fixture.mux.tcp_addrs()[0];
 
     let mut client = TcpStream::connect(server).await.expect("listening");
@@ -194,15 +177,6 @@ async fn tcp_is_framed_and_strangers_are_hung_up_on() {
     framing::encode(&check("nobody"), &mut stream).expect("short");
     stranger.write_all(&stream).await.expect("sent");
     assert_eq!(stranger.read(&mut answer).await.expect("an orderly end"), 0);
-
-    // Whoever says nothing holds a few places, not all.
-    let mut silent = FuturesUnordered::new();
-    for _ in 0..40 {
-        let mut connection = TcpStream::connect(server).await.expect("listening");
-        silent.push(async move { connection.read(&mut [0; 1]).await });
-    }
-    assert!(!matches!(silent.next().await, Some(Ok(1..))));
-    assert!(fixture.mux.stats().refused > 0, "turned away, not timed out");
     fixture.stop().await;
 }
 
@@ -212,7 +186,7 @@ async fn a_client_of_our_relay_is_reached_without_a_socket() {
     let relayed: SocketAddr = "203.0.113.5:50000".parse().expect("literal");
     let fixture = Fixture::new(vec![announced]).await;
     let (inbox, mut received) = mpsc::channel(16);
-    let _registration = fixture.mux.register(&credentials("ufrag"), ConnectionKey(1), inbox);
+    let _registration = fixture.mux.register("ufrag", ConnectionKey(1), inbox);
     let (relay_inbox, mut at_relay) = mpsc::channel(16);
     let _attachment = fixture.switch.attach(relayed, relay_inbox).expect("free");
 

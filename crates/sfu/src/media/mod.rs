@@ -22,7 +22,6 @@ pub mod layers;
 pub mod rtcp;
 pub mod rtp;
 
-pub mod packet_cache;
 pub mod streams;
 pub mod up_track;
 
@@ -39,6 +38,7 @@ pub mod receive_stats;
 
 mod keyframes;
 mod nack;
+mod packet_cache;
 
 #[cfg(test)]
 mod test_time {

@@ -9,7 +9,7 @@ use super::header_extensions::{ExtensionMap, Extensions};
 use super::keyframes::KeyframeRequests;
 use super::layers::{Layer, MAX_LAYERS};
 use super::nack::{Arrival, NackGenerator};
-use super::packet_cache::{CacheBudget, PacketCache};
+use super::packet_cache::PacketCache;
 use super::receive_stats::{ReceiveStats, SenderClock};
 use super::rtcp::{ReportBlock, RtcpWriter, SenderInfo};
 use super::rtp::RtpHeader;
@@ -60,14 +60,13 @@ impl UpLayer {
 }
 
 impl UpTrack {
-    /// `codec` is what the packets are believed to be until one says otherwise by its payload type. What is kept for
-    /// retransmission counts against `budget`.
-    pub fn new(codec: Codec, layer_count: usize, budget: &CacheBudget) -> Self {
+    /// `codec` is what the packets are believed to be until one says otherwise by its payload type.
+    pub fn new(codec: Codec, layer_count: usize) -> Self {
         let layer = |_| UpLayer {
             ssrc: None,
             stats: ReceiveStats::new(codec.clock_rate()),
             nack: NackGenerator::default(),
-            cache: PacketCache::new(budget.clone()),
+            cache: PacketCache::default(),
             keyframes: KeyframeRequests::default(),
         };
         Self {
@@ -190,10 +189,9 @@ impl UpTrack {
         }
     }
 
-    /// Appends the report blocks of all layers; begins a new reporting interval. Layers that pause give their memory back.
+    /// Appends the report blocks of all layers; begins a new reporting interval.
     pub fn report(&mut self, now: Instant, blocks: &mut Vec<ReportBlock>) {
         for layer in &mut self.layers {
-            layer.cache.expire(now);
             blocks.extend(layer.ssrc.and_then(|ssrc| layer.stats.report(now, ssrc)));
         }
     }
@@ -280,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_retransmission_counts_as_the_packet_it_repairs() {
-        let (now, mut track) = (start(), UpTrack::new(Codec::Vp8, 1, &CacheBudget::new(usize::MAX)));
+        let (now, mut track) = (start(), UpTrack::new(Codec::Vp8, 1));
         assert_eq!(
             receive(&mut track, now, REPAIR, &packet(2, 1, &[0, 9, 5])),
             None,
@@ -315,7 +313,7 @@ mod tests {
 
     #[test]
     fn keyframes_are_asked_for_until_one_begins() {
-        let (now, mut track) = (start(), UpTrack::new(Codec::Vp8, 1, &CacheBudget::new(usize::MAX)));
+        let (now, mut track) = (start(), UpTrack::new(Codec::Vp8, 1));
         track.request_keyframe(Layer::LOW);
         assert_eq!(track.poll_timeout(now), None, "nobody to ask yet");
         receive(&mut track, now, MEDIA, &packet(1, 1, &[0x10, 1]));

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     Environment, LeaveReason, ParticipantSummary, SfuEvent, clock,
-    media::{packet_cache::CacheBudget, speakers::SpeakerMeter},
+    media::speakers::SpeakerMeter,
     transport::{ConnectionKey, Incoming, PeerEvent},
 };
 
@@ -61,8 +61,6 @@ pub(crate) struct Room {
     pub(crate) by_identity: HashMap<String, usize>,
     pub(crate) by_connection: HashMap<ConnectionId, usize>,
     pub(crate) publications: Slab<Publication>,
-    /// The room's part of the memory for retransmissions.
-    pub(crate) cache: CacheBudget,
     pub(crate) by_track_sid: HashMap<String, usize>,
     /// Since when nobody is here.
     pub(crate) emptied: Option<Instant>,
@@ -74,6 +72,8 @@ pub(crate) struct Room {
     pub(crate) dirty: Vec<(usize, Side)>,
     datagrams: mpsc::Sender<Incoming>,
     inbox: Option<mpsc::Receiver<Incoming>>,
+    /// Rises with every participant, so that no connection key is used twice.
+    generation: u64,
     /// Keys of connections by the number the sockets know them by.
     connections: HashMap<ConnectionKey, (usize, Side)>,
     next: Periodic,
@@ -107,7 +107,6 @@ impl Room {
     pub(crate) fn new(name: String, environment: Arc<Environment>, members: Arc<Mutex<HashSet<String>>>) -> Self {
         let now = clock::now();
         let (datagrams, inbox) = mpsc::channel(DATAGRAMS);
-        let cache = environment.cache.part(CacheBudget::ROOM);
         Self {
             name,
             sid: clock::sid("RM_"),
@@ -118,7 +117,6 @@ impl Room {
             by_identity: HashMap::new(),
             by_connection: HashMap::new(),
             publications: Slab::new(),
-            cache,
             by_track_sid: HashMap::new(),
             emptied: Some(now),
             ever_joined: false,
@@ -127,6 +125,7 @@ impl Room {
             dirty: Vec::new(),
             datagrams,
             inbox: Some(inbox),
+            generation: 0,
             connections: HashMap::new(),
             next: Periodic {
                 media: now,
@@ -364,9 +363,12 @@ impl Room {
         let Some(peer) = self.participants[key].peer(side) else {
             return;
         };
-        let number = *peer.number.get_or_insert_with(ConnectionKey::next);
-        let local = peer.transport.local_credentials();
-        let registration = self.environment.mux.register(local, number, self.datagrams.clone());
+        let number = *peer.number.get_or_insert_with(|| {
+            self.generation += 1;
+            ConnectionKey(self.generation)
+        });
+        let ufrag = peer.transport.local_credentials().ufrag.clone();
+        let registration = self.environment.mux.register(&ufrag, number, self.datagrams.clone());
         // The names of the present and of the last ICE session are enough.
         if peer.registered.len() > 1 {
             peer.registered.remove(0);
@@ -422,13 +424,7 @@ impl Room {
                 self.environment.mux.send(&transmit);
             }
             let due = peer.transport.poll_timeout();
-            // Every packet puts the deadline of silence off. A timer that fires too early costs a look; one that is moved
-            // each time costs the queue a removal and an insertion for every batch.
-            let is_due_sooner = match (due, peer.wake) {
-                (Some(due), Some(wake)) => due < wake,
-                (due, wake) => due != wake,
-            };
-            if is_due_sooner {
+            if due != peer.wake {
                 if let Some(old) = peer.wake {
                     self.wakes.remove(&(old, key, side));
                 }

@@ -24,10 +24,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// A lost signalling connection must be resumed within this time, whatever the media does: clients come back within
 /// seconds or not at all, and connectivity checks alone may go on for ever.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(30);
-/// A participant of whom neither media nor signalling was heard for so long is gone. Clients check consent every 2.5 s
-/// (browsers built on libwebrtc) to 6 s, and answer our pings of signalling sooner: what is shorter than five seconds of
-/// network loss does not add up to this.
-const UNHEARD: Duration = Duration::from_secs(8);
 /// A media connection that was silent for this long while signalling lives is asked to resume.
 const SILENCE: Duration = Duration::from_secs(15);
 /// How long a client has to resume when asked.
@@ -133,12 +129,12 @@ impl Room {
         for (key, participant) in &mut self.participants {
             let mut silence = now.duration_since(participant.joined_at);
             for peer in participant.peers() {
-                silence = silence.min(peer.silence(now));
+                let heard = peer.authentic();
+                if heard != peer.heard.0 {
+                    peer.heard = (heard, now);
+                }
+                silence = silence.min(now.duration_since(peer.heard.1));
             }
-            let unheard = participant
-                .signal
-                .as_ref()
-                .map_or(silence, |signal| silence.min(signal.heard.silence(now)));
             let alone = participant.signal.is_none();
             if alone && participant.signal_lost.is_none() {
                 participant.signal_lost = Some(now);
@@ -154,9 +150,6 @@ impl Room {
             {
                 // While signalling lives the client is told to begin anew.
                 gone.push((key, DisconnectReason::MediaFailure, Action::Reconnect));
-            } else if unheard >= UNHEARD {
-                // Its packets are lost without a trace; should it come back, it has to begin anew.
-                gone.push((key, DisconnectReason::ConnectionTimeout, Action::Reconnect));
             } else if alone
                 && lost_for.is_some_and(|lost| {
                     lost >= SIGNAL_TIMEOUT || (silence >= media_timeout && lost >= Duration::from_secs(1))

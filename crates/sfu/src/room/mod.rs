@@ -33,7 +33,7 @@ pub(crate) use registry::{RoomLink, Rooms};
 
 use crate::{
     ParticipantSummary,
-    signal::{connection::LastHeard, join::JoinParameters, outbound::Outbound},
+    signal::{join::JoinParameters, outbound::Outbound},
 };
 
 /// Names one signalling connection within the process.
@@ -54,7 +54,6 @@ pub(crate) struct Join {
     pub(crate) claims: Claims,
     pub(crate) parameters: JoinParameters,
     pub(crate) outbound: Outbound,
-    pub(crate) heard: LastHeard,
 }
 
 /// What a room is asked to do.

@@ -101,6 +101,15 @@ impl Room {
             let (ice, fingerprint) = (remote.ice.clone(), remote.fingerprint);
             peer.transport.set_remote(now, RemoteParams { ice, fingerprint, role });
         }
+        for section in &remote.sections {
+            for candidate in &section.candidates {
+                if let (Some(address), Some(peer)) =
+                    (sdp::candidate_address(candidate), self.participants[key].peer(side))
+                {
+                    peer.transport.add_remote_candidate(now, address);
+                }
+            }
+        }
     }
 
     /// Tracks whose section no longer sends are over.
@@ -357,7 +366,7 @@ impl Peer {
             lossy: None,
             wake: None,
             dirty: false,
-            heard: now,
+            heard: (0, now),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock,
     sdp::Description,
-    signal::{connection::LastHeard, join::JoinParameters, outbound::Outbound},
+    signal::{join::JoinParameters, outbound::Outbound},
     transport::{ChannelId, ConnectionKey, IceCredentials, PeerTransport, Registration},
 };
 
@@ -77,7 +77,6 @@ impl Permission {
 pub(crate) struct Signal {
     pub(crate) connection: ConnectionId,
     pub(crate) outbound: Outbound,
-    pub(crate) heard: LastHeard,
 }
 
 /// One WebRTC connection of a participant with what was negotiated on it.
@@ -108,14 +107,17 @@ pub(crate) struct Peer {
     pub(crate) wake: Option<Instant>,
     /// Noted as having something to send.
     pub(crate) dirty: bool,
-    /// Silence is counted from here at the earliest: the beginning, or the last resume.
-    pub(crate) heard: Instant,
+    /// Count of datagrams taken as authentic at the last look, and when it last rose.
+    pub(crate) heard: (u64, Instant),
 }
 
 impl Peer {
-    /// How long nothing authentic came over the connection.
-    pub(crate) fn silence(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.heard.max(self.transport.last_heard()))
+    /// Datagrams taken as authentic so far.
+    pub(crate) fn authentic(&self) -> u64 {
+        let stats = self.transport.stats();
+        stats
+            .datagrams_in
+            .saturating_sub(stats.dropped_in + stats.not_authentic + stats.replayed)
     }
 }
 

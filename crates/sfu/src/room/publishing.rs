@@ -42,7 +42,7 @@ impl Room {
             }
         }
         let rids = Rids::new(section.send_rids.iter().cloned());
-        entry.up = Some(UpTrack::new(chosen.codec, rids.layer_count(), &self.cache));
+        entry.up = Some(UpTrack::new(chosen.codec, rids.layer_count()));
 
         let incoming = &mut peer.incoming;
         for (number, format) in payload_formats(negotiated) {

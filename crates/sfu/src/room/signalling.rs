@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use livekit_protocol::{
     AddTrackRequest, Codec as CodecMessage, DisconnectReason, JoinResponse, LeaveRequest, MuteTrackRequest, Pong,
-    ReconnectResponse, RequestResponse, Room as RoomInfo, ServerInfo, SessionDescription, TrackPublishedResponse,
-    TrackSource, UpdateLocalAudioTrack, UpdateLocalVideoTrack, UpdateParticipantMetadata,
+    ReconnectResponse, RequestResponse, Room as RoomInfo, ServerInfo, SessionDescription, SignalTarget,
+    TrackPublishedResponse, TrackSource, TrickleRequest, UpdateLocalAudioTrack, UpdateLocalVideoTrack,
+    UpdateParticipantMetadata,
     leave_request::Action,
     request_response::{Reason, Request},
     signal_request::Message as SignalIn,
@@ -81,16 +82,11 @@ impl Room {
             claims,
             mut parameters,
             outbound,
-            heard,
         } = join;
         let entry = self.participants.vacant_entry();
         let key = entry.key();
         let mut participant = Participant::new(key, claims, &parameters, now);
-        participant.signal = Some(Signal {
-            connection,
-            outbound,
-            heard,
-        });
+        participant.signal = Some(Signal { connection, outbound });
         participant.token_due = now + super::departure::TOKEN_INTERVAL;
         info!(room = %self.name, participant = %participant.sid, identity = %participant.identity,
             protocol = participant.protocol(), single_connection = participant.single_connection, "participant joined");
@@ -203,13 +199,12 @@ impl Room {
         participant.signal = Some(Signal {
             connection: join.connection,
             outbound: join.outbound,
-            heard: join.heard,
         });
         participant.signal_lost = None;
         participant.resume_asked = None;
         let last_message_seq = participant.last_reliable;
         for peer in participant.peers() {
-            peer.heard = now;
+            peer.heard.1 = now;
             peer.slots.forget_requests();
         }
         participant.send(SignalOut::Reconnect(ReconnectResponse {
@@ -254,8 +249,7 @@ impl Room {
         match message {
             SignalIn::Offer(offer) => self.offer(key, offer, now),
             SignalIn::Answer(answer) => self.answer(key, &answer, now),
-            // Clients reach us at our own candidates; an address that a client names is never sent to before it was heard.
-            SignalIn::Trickle(_) => {}
+            SignalIn::Trickle(trickle) => self.trickle(key, &trickle, now),
             SignalIn::AddTrack(request) => self.add_track(key, request, now),
             SignalIn::Mute(request) => self.mute(key, &request),
             SignalIn::Subscription(request) => self.change_subscriptions(key, &request, now),
@@ -288,6 +282,32 @@ impl Room {
             message: message.to_owned(),
             request,
         }));
+    }
+
+    fn trickle(&mut self, key: usize, trickle: &TrickleRequest, now: Instant) {
+        #[derive(serde::Deserialize)]
+        struct CandidateInit {
+            candidate: String,
+        }
+        if trickle.candidate_init.len() > 4096 {
+            return;
+        }
+        let Ok(init) = serde_json::from_str::<CandidateInit>(&trickle.candidate_init) else {
+            return;
+        };
+        let Some(address) = crate::sdp::candidate_address(&init.candidate) else {
+            return;
+        };
+        let participant = &mut self.participants[key];
+        let peer = if trickle.target == SignalTarget::Subscriber as i32 && !participant.single_connection {
+            participant.subscriber.as_mut()
+        } else {
+            participant.publisher.as_mut()
+        };
+        if let Some(peer) = peer {
+            peer.transport.add_remote_candidate(now, address);
+            self.touch_all(key);
+        }
     }
 
     pub(crate) fn add_track(&mut self, key: usize, request: AddTrackRequest, now: Instant) {

@@ -14,9 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{ConnectionId, Join, actor::Room};
 use crate::{
     Config, Environment, LeaveReason, SfuEvent, clock,
-    media::packet_cache::CacheBudget,
     signal::{
-        connection::LastHeard,
         join::JoinParameters,
         outbound::{self, Answers},
     },
@@ -34,7 +32,6 @@ struct Bench {
 struct Client {
     connection: ConnectionId,
     inbox: Answers,
-    heard: LastHeard,
 }
 
 impl Client {
@@ -60,7 +57,6 @@ pub(super) async fn environment() -> (Environment, mpsc::Receiver<SfuEvent>) {
         certificate: Certificate::generate().unwrap(),
         mux: mux.await.unwrap(),
         candidates: parking_lot::RwLock::new(vec!["candidate:1 1 udp 1 192.0.2.1 7882 typ host".into()]),
-        cache: CacheBudget::new(CacheBudget::PROCESS),
         ice_servers: Arc::new(|_, _| Vec::new()),
         removals: Default::default(),
         events: sender,
@@ -80,7 +76,7 @@ impl Bench {
 
     fn join_as(&mut self, identity: &str, grant: RoomGrant, change: impl FnOnce(&mut JoinParameters)) -> Client {
         let (outbound, inbox) = outbound::queue();
-        let (connection, heard) = (ConnectionId::next(), LastHeard::at(clock::now()));
+        let connection = ConnectionId::next();
         let claims = Claims {
             identity: identity.into(),
             video: grant,
@@ -99,15 +95,10 @@ impl Bench {
                 claims,
                 parameters,
                 outbound,
-                heard: heard.clone(),
             },
             clock::now(),
         );
-        Client {
-            connection,
-            inbox,
-            heard,
-        }
+        Client { connection, inbox }
     }
 
     fn join(&mut self, identity: &str) -> Client {
@@ -396,7 +387,7 @@ async fn checks_alone_do_not_keep_a_participant() {
         let now = start + Duration::from_secs(seconds);
         for (_, participant) in &mut bench.room.participants {
             participant.stage = super::participant::Stage::Active;
-            participant.peers().for_each(|peer| peer.heard = now);
+            participant.peers().for_each(|peer| peer.heard.1 = now);
         }
         bench.room.sweep(now);
         bench.room.participants.len()
@@ -425,51 +416,6 @@ async fn whoever_lost_signalling_and_media_is_gone_within_seconds_and_the_room_e
         .signal(bob.connection, SignalIn::Leave(LeaveRequest::default()), end);
     assert!(bench.room.participants.is_empty() && !bench.room.is_over(end + Duration::from_secs(19)));
     assert!(bench.room.is_over(end + Duration::from_secs(20)));
-}
-
-#[tokio::test]
-async fn whoever_is_lost_without_a_trace_is_gone_within_ten_seconds_and_a_hiccup_is_survived() {
-    let mut bench = Bench::new().await;
-    let (alice, mut bob) = (bench.join("alice"), bench.join("bob"));
-    bench.request(&alice, offer(&["audio recvonly"]));
-    bench.request(&bob, offer(&["audio recvonly"]));
-    let start = clock::now();
-    // Last signs of life before the network fails: signalling 2 s, media 2.5 s to 6 s earlier.
-    let failed = start + Duration::from_secs(20);
-    let heard = |bench: &mut Bench, client: &Client, signalling, media| {
-        client.heard.set(signalling);
-        let key = bench.room.by_connection[&client.connection];
-        let participant = &mut bench.room.participants[key];
-        participant.stage = super::participant::Stage::Active;
-        participant.peers().for_each(|peer| peer.heard = media);
-    };
-    heard(
-        &mut bench,
-        &alice,
-        failed - Duration::from_secs(2),
-        failed - Duration::from_secs(6),
-    );
-    heard(&mut bench, &bob, failed, failed);
-    for tenths in 0..50 {
-        bench.room.sweep(failed + Duration::from_millis(100 * tenths));
-        assert_eq!(bench.room.participants.len(), 2, "after {tenths} tenths of a second");
-    }
-    // One of the two is enough.
-    let mut now = failed;
-    for _ in 0..30 {
-        now += Duration::from_secs(1);
-        heard(&mut bench, &alice, failed, now);
-        heard(&mut bench, &bob, now, now);
-        bench.room.sweep(now);
-    }
-    assert_eq!(bench.room.participants.len(), 2);
-    bob.messages();
-
-    let gone = (0..).find(|seconds| {
-        bench.room.sweep(now + Duration::from_secs(*seconds));
-        bench.room.participants.is_empty()
-    });
-    assert!(gone.is_some_and(|seconds| seconds <= 9), "{gone:?}");
 }
 
 #[tokio::test]

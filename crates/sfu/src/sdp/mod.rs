@@ -10,7 +10,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, net::SocketAddr};
 
 pub use crate::transport::{Fingerprint, IceCredentials};
 pub use parse::parse;
@@ -181,6 +181,8 @@ pub struct Section {
     pub repair: Vec<(u32, u32)>,
     /// `sctp-port`.
     pub sctp_port: Option<u16>,
+    /// Candidate lines, without `a=`.
+    pub candidates: Vec<String>,
 }
 
 impl Section {
@@ -221,6 +223,17 @@ impl Description {
 pub(crate) fn by_mid(description: &Description) -> HashMap<&str, &Section> {
     let sections = description.sections.iter();
     sections.map(|section| (section.mid.as_str(), section)).collect()
+}
+
+/// The address of a candidate line (RFC 8839 §5.1), with or without `a=`; `None` for names (mDNS) and rubbish. TCP candidates
+/// of clients are active and are never called.
+pub fn candidate_address(line: &str) -> Option<SocketAddr> {
+    let line = line.strip_prefix("a=").unwrap_or(line);
+    let mut words = line.strip_prefix("candidate:")?.split_ascii_whitespace();
+    let protocol = words.nth(2)?;
+    let address = words.nth(1)?.parse().ok()?;
+    let port = words.next()?.parse().ok()?;
+    (protocol.eq_ignore_ascii_case("udp") && port != 0).then(|| SocketAddr::new(address, port))
 }
 
 /// Why a session description is refused.

@@ -156,6 +156,7 @@ fn media_line(value: &str) -> Option<Section> {
         ssrcs: Vec::new(),
         repair: Vec::new(),
         sctp_port: None,
+        candidates: Vec::new(),
     })
 }
 
@@ -309,6 +310,7 @@ fn read_attribute(section: &mut Section, name: &str, value: &str) -> Result<(), 
             }
         }
         "sctp-port" => section.sctp_port = Some(value.trim().parse().map_err(|_| "sctp-port")?),
+        "candidate" => push(&mut section.candidates, format!("candidate:{value}")),
         _ => {
             if let Some(direction) = direction(name) {
                 section.direction = direction;

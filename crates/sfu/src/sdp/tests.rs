@@ -192,6 +192,7 @@ fn an_answer_reads_back_as_it_was_meant() {
         (down.ssrcs.as_slice(), down.repair.as_slice()),
         ([11, 12].as_slice(), [(11, 12)].as_slice())
     );
+    assert_eq!(down.candidates.len(), 1);
     assert_eq!(answer.sections[3].direction, Direction::RecvOnly);
 }
 
@@ -282,10 +283,35 @@ fn repeated_payload_types_and_feedback_are_kept_once_and_bounded() {
     assert_eq!(payload.feedback.len(), 32);
 }
 
+#[test]
+fn candidate_addresses_are_read_from_udp_candidates_alone() {
+    for (line, expected) in [
+        (
+            "candidate:1 1 udp 2113937151 192.168.1.4 54400 typ host generation 0",
+            Some("192.168.1.4:54400"),
+        ),
+        (
+            "a=candidate:1 1 UDP 1 2001:db8::1 5 typ srflx raddr 0.0.0.0 rport 0",
+            Some("[2001:db8::1]:5"),
+        ),
+        ("candidate:1 1 udp 1 5c3b.local 54400 typ host", None),
+        ("candidate:1 1 tcp 1 192.168.1.4 9 typ host tcptype active", None),
+        ("candidate:", None),
+        ("", None),
+    ] {
+        assert_eq!(
+            candidate_address(line),
+            expected.map(|text| text.parse().unwrap()),
+            "{line}"
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn rubbish_never_panics(text in "\\PC{0,400}") {
         let _ = parse(&text);
+        let _ = candidate_address(&text);
     }
 
     #[test]

@@ -1,13 +1,9 @@
 //! The task of one WebSocket: carries requests to the room and answers back, notices silence and slowness.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use livekit_protocol::signal_request;
-use parking_lot::Mutex;
 use tokio::time;
 use tracing::{debug, warn};
 
@@ -21,51 +17,29 @@ use crate::{
     room::{Command, ConnectionId, Join, RoomLink},
 };
 
-/// Interval of WebSocket pings to a client that says nothing: the pong tells that it is there, and they keep address
-/// translators and proxies awake.
-const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// Interval of WebSocket pings; they keep address translators and proxies awake.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// A client that does not take a message for this long is let go.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// When a client was last heard over its signalling connection: written by the connection's task, read by the room.
-#[derive(Clone, Debug)]
-pub(crate) struct LastHeard(Arc<Mutex<Instant>>);
-
-impl LastHeard {
-    /// Heard for the first time.
-    pub(crate) fn at(now: Instant) -> Self {
-        Self(Arc::new(Mutex::new(now)))
-    }
-
-    pub(crate) fn set(&self, now: Instant) {
-        *self.0.lock() = now;
-    }
-
-    /// How long nothing came.
-    pub(crate) fn silence(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(*self.0.lock())
-    }
-}
 
 /// Joins `room` with the authenticated parameters and carries messages until one side ends.
 pub(crate) async fn run(
     mut socket: WebSocket,
     room: RoomLink,
-    join: impl FnOnce(ConnectionId, Outbound, LastHeard) -> Join,
+    join: impl FnOnce(ConnectionId, Outbound) -> Join,
     silence: Duration,
 ) {
     let (outbound, mut answers) = outbound::queue();
     let id = ConnectionId::next();
-    let heard = LastHeard::at(clock::now());
-    let join = Command::Join(Box::new(join(id, outbound, heard.clone())));
-    if room.send(join).await.is_err() {
+    if room.send(Command::Join(Box::new(join(id, outbound)))).await.is_err() {
         close(&mut socket, "room closed").await;
         return;
     }
     let mut encoding = Encoding::Binary;
     let mut ping = time::interval(PING_INTERVAL);
     ping.reset();
-    let mut allowance = Allowance::new(clock::now());
+    let mut heard = clock::now();
+    let mut allowance = Allowance::new(heard);
     // Nothing is read before: what a client says beyond its allowance waits in its own buffers.
     let mut read_from = None;
     loop {
@@ -90,12 +64,11 @@ pub(crate) async fn run(
                     break;
                 }
             }
-            () = time::sleep_until(read_from.unwrap_or_else(clock::now).into()), if read_from.is_some() => read_from = None,
+            () = time::sleep_until(read_from.unwrap_or(heard).into()), if read_from.is_some() => read_from = None,
             frame = socket.recv(), if read_from.is_none() => {
                 let Some(Ok(frame)) = frame else { break };
-                let now = clock::now();
-                heard.set(now);
-                match allowance.spend(length(&frame), now) {
+                heard = clock::now();
+                match allowance.spend(length(&frame), heard) {
                     Spent::Within => {}
                     Spent::Exceeded(until) => {
                         warn!(limit = allowance::NAME, connection = ?id, "rate limit reached: the connection is slowed down");
@@ -110,7 +83,7 @@ pub(crate) async fn run(
                             close(&mut socket, "room closed").await;
                             return;
                         }
-                        read_from = Some(now + WRITE_TIMEOUT);
+                        read_from = Some(heard + WRITE_TIMEOUT);
                         continue;
                     }
                 }
@@ -133,16 +106,11 @@ pub(crate) async fn run(
                 }
             }
             _ = ping.tick() => {
-                if read_from.is_some() {
-                    // It is us who do not listen.
-                    heard.set(clock::now());
-                }
-                let silent = heard.silence(clock::now());
-                if silent > silence.max(PING_INTERVAL * 2) {
+                if clock::now().duration_since(heard) > silence.max(PING_INTERVAL + Duration::from_secs(1)) {
                     debug!("signalling connection fell silent");
                     break;
                 }
-                if silent >= PING_INTERVAL / 2 && !send(&mut socket, Message::Ping(axum::body::Bytes::new())).await {
+                if !send(&mut socket, Message::Ping(axum::body::Bytes::new())).await {
                     break;
                 }
             }

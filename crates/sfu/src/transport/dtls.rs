@@ -42,8 +42,6 @@ pub(super) struct DtlsSession {
     keys: Option<(SrtpProfile, KeyingMaterial)>,
     connected: bool,
     failed: bool,
-    /// Something was opened with the session's keys since the last look.
-    opened: bool,
     timeout: Option<Instant>,
     early: Vec<Vec<u8>>,
     events: VecDeque<DtlsEvent>,
@@ -61,7 +59,6 @@ impl DtlsSession {
             keys: None,
             connected: false,
             failed: false,
-            opened: false,
             timeout: None,
             early: Vec::new(),
             events: VecDeque::new(),
@@ -96,23 +93,21 @@ impl DtlsSession {
         }
     }
 
-    /// Takes in a datagram; whether it held something that was made with the session's keys.
-    pub(super) fn handle(&mut self, now: Instant, datagram: &[u8]) -> bool {
+    pub(super) fn handle(&mut self, now: Instant, datagram: &[u8]) {
         if self.failed {
-            return false;
+            return;
         }
         if self.expected.is_none() {
             if self.early.len() < MAX_EARLY && datagram.len() <= MAX_DATAGRAM {
                 self.early.push(datagram.to_vec());
             }
-            return false;
+            return;
         }
         let result = self
             .dtls
             .handle_timeout(now)
             .and_then(|()| self.dtls.handle_packet(datagram));
         self.settle(result);
-        std::mem::take(&mut self.opened)
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -194,11 +189,9 @@ impl DtlsSession {
                 }
                 Output::Connected => {
                     self.connected = true;
-                    self.opened = true;
                     self.announce();
                 }
                 Output::ApplicationData(data) if self.verified => {
-                    self.opened = true;
                     self.events.push_back(DtlsEvent::Data(data.to_vec()));
                 }
                 Output::CloseNotify => self.events.push_back(DtlsEvent::Closed),

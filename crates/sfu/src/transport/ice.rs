@@ -1,8 +1,8 @@
 //! The ICE agent of one connection, always in the controlled role at a public address (RFC 8445): it answers
-//! connectivity checks, follows the client's latest nomination once the client proved to be there, and watches that the
-//! client stays. It sends checks only to where an authenticated check came from: addresses that a client names by
-//! signalling are never probed. Told the time; knows no socket and nothing of what flows over the paths.
+//! connectivity checks, follows the client's latest nomination, and watches that the client is still there. Told the
+//! time; knows no socket and nothing of what flows over the paths.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -21,15 +21,11 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 const MAX_PATHS: usize = 16;
 /// Checks of our own that are outstanding at once.
 const MAX_CHECKS: usize = 16;
-/// Pace and number of transmissions of one check (RFC 8489 §6.2.1 shortened).
+/// Pace and number of transmissions of one check (RFC 8445 §14, RFC 8489 §6.2.1 shortened).
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 const CHECK_ATTEMPTS: u8 = 7;
-/// Least time between any two checks, whatever the client does (RFC 8445 §14.2: Ta).
-const PACE: Duration = Duration::from_millis(50);
 /// Consent checks on the selected path while the agent sends checks (RFC 7675 §5.1).
 const CONSENT_INTERVAL: Duration = Duration::from_secs(4);
-/// How long an answered check is proof of consent for a path that is not in use (RFC 7675 §5.1).
-const CONSENT_LIFETIME: Duration = Duration::from_secs(30);
 
 /// The short-term credential of one side of one ICE session (RFC 8445 §5.3).
 #[derive(Clone, PartialEq, Eq)]
@@ -68,8 +64,7 @@ impl std::fmt::Debug for IceCredentials {
 /// Whether we only answer checks or send our own as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IceMode {
-    /// Answer (RFC 8445 §2.5), and check only that the client agrees before its media moves to another path; say
-    /// `a=ice-lite` in the SDP.
+    /// Answer only (RFC 8445 §2.5); say `a=ice-lite` in the SDP.
     Lite,
     /// Answer, and check every path the client uses: for clients that asked for it and for Firefox.
     Full,
@@ -97,26 +92,8 @@ enum Liveness {
 struct KnownPath {
     path: Path,
     last_heard: Instant,
-    /// When a check of our own over it was last answered.
-    proven: Option<Instant>,
-}
-
-/// The path that the client nominated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Selected {
-    path: Path,
-    /// The client receives what we send there. Media waits for it: a check with a forged source can nominate anybody's
-    /// address.
+    /// A check of our own over it was answered.
     proven: bool,
-}
-
-/// Where the DTLS handshake went. Who completes it received our part of it, which nobody can guess.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Handshake {
-    Nowhere,
-    Over(Path),
-    /// Over several, so that its end proves none of them.
-    Scattered,
 }
 
 /// A check of our own that waits for its answer.
@@ -135,14 +112,8 @@ pub(super) struct IceAgent {
     previous_local: Option<IceCredentials>,
     remote: Option<IceCredentials>,
     paths: Vec<KnownPath>,
-    selected: Option<Selected>,
-    /// Nominated after the selected path, and to take its place once a check over it was answered.
-    next_selected: Option<Path>,
-    /// Where the DTLS handshake was sent, as long as it was one path.
-    handshake: Handshake,
+    selected: Option<Path>,
     checks: Vec<Outstanding>,
-    /// No check is sent before.
-    next_check: Instant,
     next_consent: Option<Instant>,
     liveness: Liveness,
     /// When the client was last heard with proof that it was the client.
@@ -161,10 +132,7 @@ impl IceAgent {
             remote: None,
             paths: Vec::new(),
             selected: None,
-            next_selected: None,
-            handshake: Handshake::Nowhere,
             checks: Vec::new(),
-            next_check: now,
             next_consent: None,
             liveness: Liveness::Connecting,
             last_heard: now,
@@ -190,7 +158,6 @@ impl IceAgent {
         self.previous_local = Some(std::mem::replace(&mut self.local, local));
         self.remote = Some(remote);
         self.checks.clear();
-        self.next_selected = None;
         self.started = now;
         if self.liveness != Liveness::Connected {
             self.liveness = Liveness::Connecting;
@@ -198,39 +165,24 @@ impl IceAgent {
         self.last_heard = now;
     }
 
-    /// Where to send what proves the client: the nominated path, or before a nomination the path last heard of.
-    pub(super) fn send_path(&self) -> Option<Path> {
-        self.selected
-            .map(|selected| selected.path)
-            .or_else(|| self.paths.iter().max_by_key(|p| p.last_heard).map(|p| p.path))
-    }
-
-    /// Where to send media: the nominated path, once the client proved that it receives there.
-    pub(super) fn media_path(&self) -> Option<Path> {
-        self.selected
-            .filter(|selected| selected.proven)
-            .map(|selected| selected.path)
-    }
-
-    /// Notes that a part of the DTLS handshake was sent over `path`.
-    pub(super) fn handshake_sent(&mut self, path: Path) {
-        self.handshake = match self.handshake {
-            Handshake::Nowhere => Handshake::Over(path),
-            Handshake::Over(only) if only == path => self.handshake,
-            Handshake::Over(_) | Handshake::Scattered => Handshake::Scattered,
-        };
-    }
-
-    /// The client completed the DTLS handshake: it received what we sent of it.
-    pub(super) fn handshake_done(&mut self, now: Instant) {
-        if let Handshake::Over(path) = self.handshake {
-            self.proven(now, path);
+    /// In full mode: also check this address of the client, learned by signalling.
+    pub(super) fn add_remote_candidate(&mut self, now: Instant, address: SocketAddr) {
+        if self.mode == IceMode::Full {
+            self.check(
+                now,
+                Path {
+                    carrier: Carrier::Udp,
+                    remote: address,
+                    local: None,
+                },
+            );
         }
     }
 
-    /// When the client was last heard with proof that it was the client; the start if never.
-    pub(super) fn last_heard(&self) -> Instant {
-        self.last_heard
+    /// Where to send: the nominated path, or before a nomination the path last heard of.
+    pub(super) fn send_path(&self) -> Option<Path> {
+        self.selected
+            .or_else(|| self.paths.iter().max_by_key(|p| p.last_heard).map(|p| p.path))
     }
 
     /// Whether the client proved by an authenticated check that it is at the end of this path.
@@ -299,7 +251,6 @@ impl IceAgent {
         if self.mode == IceMode::Full && is_current {
             self.check_once(now, path);
         }
-        self.send_checks(now, outbox);
         true
     }
 
@@ -312,38 +263,15 @@ impl IceAgent {
         if !authentic || self.checks[at].path.remote != path.remote {
             return false;
         }
-        let checked = self.checks.swap_remove(at).path;
+        self.checks.swap_remove(at);
         if message.class == Class::Success {
             self.learn(now, path);
             self.heard(now, &path);
-            // Where the answer came to may differ by our own address alone; what was checked is what was proven.
-            self.proven(now, checked);
+            if let Some(known) = self.paths.iter_mut().find(|p| p.path == path) {
+                known.proven = true;
+            }
         }
         true
-    }
-
-    /// The client receives what is sent over `path`.
-    fn proven(&mut self, now: Instant, path: Path) {
-        self.checks.retain(|check| check.path != path);
-        if let Some(known) = self.paths.iter_mut().find(|p| p.path == path) {
-            known.proven = Some(now);
-        }
-        if let Some(selected) = self.selected.as_mut().filter(|selected| selected.path == path) {
-            selected.proven = true;
-        }
-        if self.next_selected == Some(path) {
-            self.select(path, true);
-        }
-    }
-
-    /// Whether the client is known to receive over `path`. A TCP connection stands only between addresses that hear each
-    /// other, and our own relay sends to nobody that did not answer its challenge.
-    fn is_proven(&self, now: Instant, path: &Path) -> bool {
-        path.carrier != Carrier::Udp
-            || self
-                .paths
-                .iter()
-                .any(|p| p.path == *path && p.proven.is_some_and(|at| now < at + CONSENT_LIFETIME))
     }
 
     fn learn(&mut self, now: Instant, path: Path) {
@@ -355,7 +283,7 @@ impl IceAgent {
                 .paths
                 .iter()
                 .enumerate()
-                .filter(|(_, p)| self.selected.is_none_or(|selected| selected.path != p.path))
+                .filter(|(_, p)| Some(p.path) != self.selected)
                 .min_by_key(|(_, p)| p.last_heard)
         {
             self.paths.swap_remove(oldest);
@@ -363,53 +291,27 @@ impl IceAgent {
         self.paths.push(KnownPath {
             path,
             last_heard: now,
-            proven: None,
+            proven: false,
         });
     }
 
-    /// Follows the client's nomination: at once where nothing is lost by it or the client is known to be there, else after
-    /// a check.
     fn nominate(&mut self, now: Instant, path: Path) {
-        let proven = self.is_proven(now, &path);
-        match self.selected {
-            Some(selected) if selected.path == path => self.next_selected = None,
-            Some(Selected { proven: true, .. }) if !proven => self.await_proof(path),
-            _ => self.select(path, proven),
-        }
+        let before = self.selected.replace(path);
         if self.liveness == Liveness::Connecting {
             self.liveness = Liveness::Connected;
             self.event = Some(IceEvent::Connected);
-        }
-        if !proven
-            && self
-                .selected
-                .is_none_or(|selected| selected.path != path || !selected.proven)
-        {
-            self.check_once(now, path);
+        } else if before != Some(path) {
+            self.event = Some(IceEvent::PathChanged);
         }
         if self.mode == IceMode::Full {
-            self.next_consent.get_or_insert(now + CONSENT_INTERVAL);
-        }
-    }
-
-    /// The client's latest wish alone is checked.
-    fn await_proof(&mut self, path: Path) {
-        if let Some(former) = self.next_selected.replace(path).filter(|former| *former != path) {
-            self.checks.retain(|check| check.path != former);
-        }
-    }
-
-    fn select(&mut self, path: Path, proven: bool) {
-        let before = self.selected.replace(Selected { path, proven });
-        self.next_selected = None;
-        if before.is_some_and(|before| before.path != path) && self.liveness == Liveness::Connected {
-            self.event = Some(IceEvent::PathChanged);
+            self.next_consent = Some(now + CONSENT_INTERVAL);
         }
     }
 
     /// A triggered check (RFC 8445 §7.3.1.4), unless this path was proven from our side already.
     fn check_once(&mut self, now: Instant, path: Path) {
-        if !self.is_proven(now, &path) && !self.checks.iter().any(|c| c.path == path) {
+        let proven = self.paths.iter().any(|p| p.path == path && p.proven);
+        if !proven && !self.checks.iter().any(|c| c.path == path) {
             self.check(now, path);
         }
     }
@@ -436,8 +338,7 @@ impl IceAgent {
         let checks = self
             .remote
             .as_ref()
-            .and_then(|_| self.checks.iter().map(|c| c.next).min())
-            .map(|next| next.max(self.next_check));
+            .and_then(|_| self.checks.iter().map(|c| c.next).min());
         [silence, checks, self.next_consent].into_iter().flatten().min()
     }
 
@@ -459,14 +360,13 @@ impl IceAgent {
         }
         if self.liveness == Liveness::Failed {
             self.checks.clear();
-            self.next_selected = None;
             self.next_consent = None;
             return;
         }
         if self.next_consent.is_some_and(|at| at <= now) {
             self.next_consent = Some(now + CONSENT_INTERVAL);
-            if let Some(selected) = self.selected {
-                self.check(now, selected.path);
+            if let Some(path) = self.selected {
+                self.check(now, path);
             }
         }
         self.send_checks(now, outbox);
@@ -474,24 +374,27 @@ impl IceAgent {
 
     fn send_checks(&mut self, now: Instant, outbox: &mut Outbox) {
         let Some(remote) = &self.remote else { return };
-        self.checks.retain(|check| check.left > 0 || check.next > now);
-        let due = self.checks.iter_mut().filter(|check| check.next <= now);
-        let Some(check) = due.min_by_key(|check| check.next).filter(|_| now >= self.next_check) else {
-            return;
-        };
-        self.next_check = now + PACE;
-        check.left -= 1;
-        check.next = now + CHECK_INTERVAL;
-        let content = stun::Check {
-            local_ufrag: &self.local.ufrag,
-            remote_ufrag: &remote.ufrag,
-            remote_password: &remote.pwd,
-            // Type preference 110 (peer reflexive), local preference 65535, component 1.
-            priority: (110 << 24) | (65_535 << 8) | 255,
-            tie_breaker: self.tie_breaker,
-        };
-        outbox.push_with(check.path, |out| {
-            stun::write_check(out, &check.transaction, &content);
+        self.checks.retain_mut(|check| {
+            if check.next > now {
+                return true;
+            }
+            if check.left == 0 {
+                return false;
+            }
+            check.left -= 1;
+            check.next = now + CHECK_INTERVAL;
+            let content = stun::Check {
+                local_ufrag: &self.local.ufrag,
+                remote_ufrag: &remote.ufrag,
+                remote_password: &remote.pwd,
+                // Type preference 110 (peer reflexive), local preference 65535, component 1.
+                priority: (110 << 24) | (65_535 << 8) | 255,
+                tie_breaker: self.tie_breaker,
+            };
+            outbox.push_with(check.path, |out| {
+                stun::write_check(out, &check.transaction, &content);
+                true
+            });
             true
         });
     }
@@ -504,7 +407,7 @@ impl IceAgent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::stun::clients::request;
+    use crate::transport::stun::testing::request;
 
     fn path(port: u16) -> Path {
         Path {
@@ -521,22 +424,11 @@ mod tests {
         }
     }
 
-    /// Where datagrams went, and the kind of each.
     fn drain(outbox: &mut Outbox) -> Vec<(Path, u16)> {
-        drain_checks(outbox)
-            .into_iter()
-            .map(|(path, kind, _)| (path, kind))
-            .collect()
-    }
-
-    /// The same with the transaction of each.
-    fn drain_checks(outbox: &mut Outbox) -> Vec<(Path, u16, TransactionId)> {
         let mut seen = Vec::new();
         while let Some(transmit) = outbox.pop() {
             for datagram in transmit.datagrams() {
-                let kind = u16::from_be_bytes([datagram[0], datagram[1]]);
-                let transaction = *datagram[8..].first_chunk().expect("a whole header");
-                seen.push((transmit.path, kind, transaction));
+                seen.push((transmit.path, u16::from_be_bytes([datagram[0], datagram[1]])));
             }
         }
         seen
@@ -547,129 +439,23 @@ mod tests {
         Instant::now()
     }
 
-    const CHECK: u16 = 0x0001;
-
-    /// An agent whose client is at the first of all paths, and proved it by the handshake.
-    fn connected(mode: IceMode) -> (IceAgent, IceCredentials, IceCredentials, Instant, Outbox) {
-        let (now, local, remote, mut outbox) =
-            (start(), credentials("local"), credentials("client"), Outbox::default());
-        let mut agent = IceAgent::new(mode, local.clone(), now);
-        agent.set_remote(remote.clone());
-        assert!(agent.handle(now, path(1), &request(&local, true, false), &mut outbox));
-        assert_eq!(agent.poll_event(), Some(IceEvent::Connected));
-        agent.handshake_sent(path(1));
-        agent.handshake_done(now);
-        assert_eq!(agent.media_path(), Some(path(1)));
-        drain(&mut outbox);
-        (agent, local, remote, now, outbox)
-    }
-
-    fn answer(transaction: &TransactionId, remote: &IceCredentials) -> Vec<u8> {
-        let mut answer = Vec::new();
-        stun::write_success(&mut answer, transaction, path(9).remote, &remote.pwd);
-        answer
-    }
-
     #[test]
-    fn the_latest_nomination_wins_once_the_client_answers_from_there() {
-        let (mut agent, local, remote, mut now, mut outbox) = connected(IceMode::Lite);
-        for (port, checks) in [(2, 1), (3, 1), (2, 0), (1, 0)] {
-            now += PACE;
-            assert!(agent.handle(now, path(port), &request(&local, true, false), &mut outbox));
-            let sent: Vec<_> = drain_checks(&mut outbox)
-                .into_iter()
-                .filter(|sent| sent.1 == CHECK)
-                .collect();
-            assert_eq!(sent.len(), checks, "proven paths need no check: {port}");
-            for (to, _, transaction) in sent {
-                assert_eq!(to, path(port));
-                assert_ne!(agent.media_path(), Some(path(port)), "not before the answer");
-                assert!(agent.handle(now, path(port), &answer(&transaction, &remote), &mut outbox));
-            }
-            assert_eq!(agent.poll_event(), Some(IceEvent::PathChanged));
-            assert_eq!(
-                (agent.media_path(), agent.send_path()),
-                (Some(path(port)), Some(path(port)))
-            );
-        }
-        // Proof of consent lapses.
-        now += CONSENT_LIFETIME;
-        agent.heard(now, &path(1));
-        assert!(agent.handle(now, path(2), &request(&local, true, false), &mut outbox));
-        assert_eq!(agent.media_path(), Some(path(1)));
-        assert!(drain(&mut outbox).contains(&(path(2), CHECK)));
-    }
-
-    #[test]
-    fn a_nomination_from_a_forged_address_moves_nothing_and_costs_little() {
-        let (mut agent, local, remote, begun, mut outbox) = connected(IceMode::Lite);
-        let mut checks = 0;
-        // A second of nominations from five thousand addresses that are somebody else's.
-        for step in 0..5000_u32 {
-            let now = begun + Duration::from_micros(200) * step;
-            let victim = path(1000 + step as u16);
-            assert!(agent.handle(now, victim, &request(&local, true, false), &mut outbox));
-            agent.handle_timeout(now, &mut outbox);
-            checks += drain(&mut outbox).iter().filter(|(_, kind)| *kind == CHECK).count();
-            assert_eq!(agent.media_path(), Some(path(1)));
-        }
-        assert!(checks <= 21, "{checks} checks in a second");
-        // What the client answers from elsewhere proves nothing, and neither does an invented answer.
-        let now = begun + Duration::from_secs(2);
-        assert!(agent.handle(now, path(77), &request(&local, true, false), &mut outbox));
-        let (_, _, transaction) = drain_checks(&mut outbox)
-            .into_iter()
-            .find(|sent| sent.1 == CHECK)
-            .expect("due");
-        assert!(!agent.handle(now, path(1), &answer(&transaction, &remote), &mut outbox));
-        assert!(!agent.handle(now, path(77), &answer(&[3; 12], &remote), &mut outbox));
-        assert_eq!(agent.media_path(), Some(path(1)));
-        // Nobody answers: after a few attempts the check is given up.
-        let mut later = now;
-        for _ in 0..100 {
-            later += CHECK_INTERVAL;
-            agent.heard(later, &path(1));
-            agent.handle_timeout(later, &mut outbox);
-        }
-        let attempts = drain(&mut outbox).iter().filter(|(_, kind)| *kind == CHECK).count();
-        assert_eq!(attempts, usize::from(CHECK_ATTEMPTS) - 1);
-        assert_eq!(agent.media_path(), Some(path(1)));
-    }
-
-    #[test]
-    fn media_waits_for_the_first_path_to_be_proven() {
+    fn the_latest_nomination_wins() {
         let (now, local, mut outbox) = (start(), credentials("local"), Outbox::default());
         let mut agent = IceAgent::new(IceMode::Lite, local.clone(), now);
         assert!(agent.handle(now, path(1), &request(&local, false, false), &mut outbox));
         assert_eq!(agent.poll_event(), None, "a check without a nomination selects nothing");
-        assert_eq!(agent.send_path(), Some(path(1)), "but the handshake may go there");
-        assert_eq!(agent.media_path(), None);
-        // A client that finishes a handshake whose parts went to several places may have nominated somebody else's.
-        agent.handshake_sent(path(1));
-        assert!(agent.handle(now, path(2), &request(&local, true, false), &mut outbox));
-        agent.handshake_sent(path(2));
-        agent.handshake_done(now);
-        assert_eq!(agent.media_path(), None);
-        assert!(!drain(&mut outbox).iter().any(|(_, kind)| *kind == CHECK));
-        let remote = credentials("client");
-        agent.set_remote(remote.clone());
-        agent.handle_timeout(now, &mut outbox);
-        let (to, _, transaction) = drain_checks(&mut outbox)[0];
-        assert_eq!(to, path(2));
-        assert!(agent.handle(now, path(2), &answer(&transaction, &remote), &mut outbox));
-        assert_eq!(agent.media_path(), Some(path(2)));
-    }
-
-    #[test]
-    fn a_connection_of_tcp_proves_itself() {
-        let (mut agent, local, _, now, mut outbox) = connected(IceMode::Lite);
-        let tcp = Path {
-            carrier: Carrier::Tcp,
-            ..path(2)
-        };
-        assert!(agent.handle(now, tcp, &request(&local, true, false), &mut outbox));
-        assert_eq!(agent.media_path(), Some(tcp));
-        assert!(!drain(&mut outbox).iter().any(|(_, kind)| *kind == CHECK));
+        assert_eq!(agent.send_path(), Some(path(1)), "but answers may go there");
+        for (port, event) in [
+            (1, IceEvent::Connected),
+            (2, IceEvent::PathChanged),
+            (1, IceEvent::PathChanged),
+        ] {
+            assert!(agent.handle(now, path(port), &request(&local, true, false), &mut outbox));
+            assert_eq!(agent.poll_event(), Some(event));
+            assert_eq!(agent.send_path(), Some(path(port)));
+        }
+        assert!(drain(&mut outbox).iter().all(|(_, kind)| *kind == 0x0101));
     }
 
     #[test]
@@ -716,60 +502,44 @@ mod tests {
 
     #[test]
     fn a_restart_keeps_the_old_session_until_the_new_one_nominates() {
-        let (mut agent, old, _, now, mut outbox) = connected(IceMode::Lite);
-        let (new, remote) = (credentials("new"), credentials("again"));
-        agent.restart(now, new.clone(), remote.clone());
-        assert_eq!(agent.media_path(), Some(path(1)), "media continues");
+        let (now, old, new, mut outbox) = (start(), credentials("old"), credentials("new"), Outbox::default());
+        let mut agent = IceAgent::new(IceMode::Lite, old.clone(), now);
+        agent.handle(now, path(1), &request(&old, true, false), &mut outbox);
+        agent.poll_event();
+        agent.restart(now, new.clone(), credentials("client"));
+        assert_eq!(agent.send_path(), Some(path(1)), "media continues");
         assert!(agent.handle(now, path(1), &request(&old, false, false), &mut outbox));
-        let later = now + PACE;
-        assert!(agent.handle(later, path(2), &request(&new, true, false), &mut outbox));
-        let (_, _, transaction) = drain_checks(&mut outbox)
-            .into_iter()
-            .find(|sent| sent.1 == CHECK)
-            .expect("a check is due");
-        assert!(agent.handle(later, path(2), &answer(&transaction, &remote), &mut outbox));
+        assert!(agent.handle(now, path(2), &request(&new, true, false), &mut outbox));
         assert_eq!(agent.poll_event(), Some(IceEvent::PathChanged));
-        assert_eq!(agent.media_path(), Some(path(2)));
         assert!(
-            !agent.handle(later, path(1), &request(&old, true, false), &mut outbox),
+            !agent.handle(now, path(1), &request(&old, true, false), &mut outbox),
             "the old session is over"
         );
     }
 
     #[test]
-    fn full_mode_checks_where_checks_came_from_and_accepts_only_their_answers() {
-        let (mut agent, local, remote, now, mut outbox) = connected(IceMode::Full);
-        let now = now + PACE;
-        assert!(agent.handle(now, path(5), &request(&local, false, false), &mut outbox));
-        let mut sent = Vec::new();
-        while let Some(transmit) = outbox.pop() {
-            sent.extend(transmit.datagrams().map(<[u8]>::to_vec));
-        }
-        let check = sent
-            .iter()
-            .filter_map(|datagram| Message::parse(datagram))
-            .find(|message| message.class == Class::Request)
-            .expect("a check is due");
+    fn full_mode_sends_checks_and_accepts_only_their_answers() {
+        let (now, local, remote, mut outbox) =
+            (start(), credentials("local"), credentials("client"), Outbox::default());
+        let mut agent = IceAgent::new(IceMode::Full, local.clone(), now);
+        agent.set_remote(remote.clone());
+        agent.add_remote_candidate(now, path(5).remote);
+        agent.handle_timeout(now, &mut outbox);
+        let sent = outbox.pop().expect("a check is due").contents.to_vec();
+        let check = Message::parse(&sent).expect("well-formed");
         assert_eq!(check.username, Some(("client", "local")));
         assert!(check.verify(&remote.pwd));
-        let answer = answer(&check.transaction, &remote);
+        let mut answer = Vec::new();
+        stun::write_success(&mut answer, &check.transaction, path(9).remote, &remote.pwd);
         assert!(
             !agent.handle(now, path(6), &answer, &mut outbox),
             "not from where the check went"
         );
         assert!(agent.handle(now, path(5), &answer, &mut outbox));
-        assert!(agent.is_proven(now, &path(5)));
+        assert!(agent.knows(&path(5)));
         assert!(
             !agent.handle(now, path(5), &answer, &mut outbox),
             "each check is answered once"
         );
-        // Consent to the selected path is asked for again and again, however often the client nominates it.
-        let mut later = now;
-        for _ in 0..10 {
-            later += Duration::from_millis(500);
-            agent.handle(later, path(1), &request(&local, true, false), &mut outbox);
-            agent.handle_timeout(later, &mut outbox);
-        }
-        assert!(drain(&mut outbox).contains(&(path(1), CHECK)));
     }
 }

@@ -32,7 +32,5 @@ mod outbox;
 mod stun;
 pub(crate) use stun::check_of_ours;
 
-pub(crate) mod fuzzing;
-
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,6 @@
 //! The sockets that all clients share: UDP, TCP for networks without UDP, and the attachment to the switch in this
-//! process. Finds the connection a datagram belongs to (by a connectivity check whose integrity is right first, by the
-//! sender's address from then on) and hands it to the connection's owner through a bounded queue. Knows no protocol beyond
-//! the authentication of such checks.
+//! process. Finds the connection a datagram belongs to (by the ICE user name first, by the sender's address from then
+//! on) and hands it to the connection's owner through a bounded queue. Knows no protocol beyond STUN's user name.
 
 mod routes;
 mod tcp;
@@ -20,10 +19,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::ice::IceCredentials;
 use super::path::{Carrier, Path, Transmit};
 pub use routes::Registration;
-use routes::{AddressTable, Routed, Routes};
+use routes::{AddressTable, Routes};
 use tcp::TcpConnections;
 
 /// Datagrams from the switch that may wait for the mux.
@@ -47,17 +45,9 @@ pub struct MuxConfig {
 /// make parsing and the retransmission cache expensive.
 const MAX_DATAGRAM: usize = 2048;
 
-/// Names a connection in this process.
+/// Names a connection to the owner of its inbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionKey(pub u64);
-
-impl ConnectionKey {
-    /// A key that no connection had before: rooms share the sockets, so they share the keys.
-    pub fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
 
 /// A datagram for a connection, to be given to [`super::PeerTransport::handle_datagram`].
 #[derive(Debug)]
@@ -79,7 +69,7 @@ pub enum MuxError {
 /// Counts since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MuxStats {
-    /// Datagrams that belong to no connection, and checks whose integrity is wrong.
+    /// Datagrams that belong to no connection.
     pub unknown: u64,
     /// Datagrams dropped because the connection's inbox was full.
     pub inbox_full: u64,
@@ -87,8 +77,6 @@ pub struct MuxStats {
     pub send_failed: u64,
     /// Datagrams dropped because they were longer than any client's need be.
     pub oversized: u64,
-    /// TCP connections closed at once because there were too many, of all or of their source.
-    pub refused: u64,
 }
 
 #[derive(Default)]
@@ -97,7 +85,6 @@ struct Counters {
     inbox_full: AtomicU64,
     send_failed: AtomicU64,
     oversized: AtomicU64,
-    refused: AtomicU64,
 }
 
 /// A handle to the shared sockets; clones are one mux.
@@ -182,17 +169,12 @@ impl Mux {
         &self.0.tcp
     }
 
-    /// Routes the checks made with these local credentials, and what then comes from the addresses that sent them, to
-    /// `inbox`. An ICE restart registers a second pair for the same connection. Dropping the registration ends it.
+    /// Routes what carries this local user name fragment, and what then comes from the addresses that used it, to
+    /// `inbox`. An ICE restart registers a second fragment for the same connection. Dropping the registration ends it.
     ///
     /// Give an inbox the capacity of some 50 ms of the traffic expected; what does not fit is dropped and counted.
-    pub fn register(
-        &self,
-        local: &IceCredentials,
-        connection: ConnectionKey,
-        inbox: mpsc::Sender<Incoming>,
-    ) -> Registration {
-        self.0.routes.register(local, connection, inbox)
+    pub fn register(&self, ufrag: &str, connection: ConnectionKey, inbox: mpsc::Sender<Incoming>) -> Registration {
+        self.0.routes.register(ufrag, connection, inbox)
     }
 
     /// Sends without waiting. Datagrams that find no room are dropped and counted, as the network would.
@@ -261,14 +243,12 @@ impl Mux {
             inbox_full,
             send_failed,
             oversized,
-            refused,
         } = &self.0.counters;
         MuxStats {
             unknown: unknown.load(Ordering::Relaxed),
             inbox_full: inbox_full.load(Ordering::Relaxed),
             send_failed: send_failed.load(Ordering::Relaxed),
             oversized: oversized.load(Ordering::Relaxed),
-            refused: refused.load(Ordering::Relaxed),
         }
     }
 
@@ -304,16 +284,16 @@ impl Mux {
         }
     }
 
-    /// Hands one datagram to its connection; whether it was a check whose integrity is right.
-    fn route(&self, table: &mut AddressTable, now: Instant, path: Path, datagram: &[u8], arena: &mut Arena) -> bool {
+    /// Hands one datagram to its connection.
+    fn route(&self, table: &mut AddressTable, now: Instant, path: Path, datagram: &[u8], arena: &mut Arena) {
         let counters = &self.0.counters;
         if datagram.len() > MAX_DATAGRAM {
             counters.oversized.fetch_add(1, Ordering::Relaxed);
-            return false;
+            return;
         }
-        let Some(Routed { route, is_check }) = table.find(&self.0.routes, now, path.remote, datagram) else {
+        let Some(route) = table.find(&self.0.routes, now, path.remote, datagram) else {
             counters.unknown.fetch_add(1, Ordering::Relaxed);
-            return false;
+            return;
         };
         let incoming = Incoming {
             connection: route.connection,
@@ -323,7 +303,6 @@ impl Mux {
         if route.inbox.try_send(incoming).is_err() {
             counters.inbox_full.fetch_add(1, Ordering::Relaxed);
         }
-        is_check
     }
 }
 

@@ -6,6 +6,7 @@
 //! the packets of a whole incoming batch first and drain once, so that the kernel segments runs of equal length.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -83,7 +84,7 @@ pub struct PeerStats {
     pub not_authentic: u64,
     /// Packets replayed or too old.
     pub replayed: u64,
-    /// Packets not sent because there was no path that the client proved, no key, or a full queue.
+    /// Packets not sent because there was no path, no key, or a full queue.
     pub dropped_out: u64,
 }
 
@@ -155,6 +156,12 @@ impl PeerTransport {
         self.settle(now);
     }
 
+    /// An address of the client's, from trickle. Needed only in [`IceMode::Full`]; otherwise ignored.
+    pub fn add_remote_candidate(&mut self, now: Instant, address: SocketAddr) {
+        self.ice.add_remote_candidate(now, address);
+        self.settle(now);
+    }
+
     /// A datagram that came over `path`. Decrypts in place.
     pub fn handle_datagram(&mut self, now: Instant, path: Path, datagram: BytesMut) {
         if self.failed {
@@ -166,10 +173,7 @@ impl PeerTransport {
         let used = match datagram.first() {
             Some(0..=3) => self.ice.handle(now, path, &datagram, &mut self.outbox),
             Some(20..=63) if self.ice.knows(&path) => {
-                // Anybody can send such bytes from a forged address: only what the keys opened is a sign of life.
-                if self.dtls.handle(now, &datagram) {
-                    self.ice.heard(now, &path);
-                }
+                self.dtls.handle(now, &datagram);
                 true
             }
             Some(128..=191) if self.ice.knows(&path) => {
@@ -255,10 +259,10 @@ impl PeerTransport {
         self.events.pop_front()
     }
 
-    /// Seals an RTP packet into the queue of outgoing datagrams; whether it was. False before the connection stands,
-    /// before the client proved that it receives where it wants its media, and when nobody drains the queue.
+    /// Seals an RTP packet into the queue of outgoing datagrams; whether it was. False before the connection stands
+    /// and when nobody drains the queue.
     pub fn send_rtp(&mut self, packet: &OutgoingRtp<'_>) -> bool {
-        let path = self.ice.media_path();
+        let path = self.ice.send_path();
         let sent = match (&mut self.srtp, path) {
             (Some((sender, _)), Some(path)) if !self.failed => {
                 self.outbox.push_with(path, |out| sender.seal_rtp(packet, out))
@@ -270,7 +274,7 @@ impl PeerTransport {
 
     /// Seals a compound RTCP packet (see [`crate::media::rtcp`]) into the queue; whether it was.
     pub fn send_rtcp(&mut self, compound: &[u8]) -> bool {
-        let path = self.ice.media_path();
+        let path = self.ice.send_path();
         let sent = match (&mut self.srtp, path) {
             (Some((sender, _)), Some(path)) if !self.failed => {
                 self.outbox.push_with(path, |out| sender.seal_rtcp(compound, out))
@@ -337,15 +341,9 @@ impl PeerTransport {
         self.flush_dtls();
     }
 
-    /// Where media to the client goes at present.
+    /// Where datagrams to the client go at present.
     pub fn path(&self) -> Option<Path> {
-        self.ice.media_path()
-    }
-
-    /// When something came from the client that proves it was the client: a check, media, or data. The time of the
-    /// start or of the last ICE restart if nothing did since.
-    pub fn last_heard(&self) -> Instant {
-        self.ice.last_heard()
+        self.ice.send_path()
     }
 
     /// Whether media can be sent and received.
@@ -378,7 +376,6 @@ impl PeerTransport {
                 DtlsEvent::Connected(profile, keys) => {
                     self.srtp = Some((SrtpSender::new(profile, &keys), SrtpReceiver::new(profile, &keys)));
                     self.connected = true;
-                    self.ice.handshake_done(now);
                     self.events.push_back(PeerEvent::Connected { profile });
                     if self.dtls.side() == KeySide::Client
                         && let Some(sctp) = &mut self.sctp
@@ -387,6 +384,9 @@ impl PeerTransport {
                     }
                 }
                 DtlsEvent::Data(data) => {
+                    if let Some(path) = self.ice.send_path() {
+                        self.ice.heard(now, &path);
+                    }
                     if let Some(sctp) = &mut self.sctp {
                         sctp.handle(now, data);
                     }
@@ -403,9 +403,7 @@ impl PeerTransport {
         let Some(sctp) = self.sctp.as_mut().filter(|_| self.connected && !self.failed) else {
             return;
         };
-        if self.ice.media_path().is_some() {
-            sctp.drain_transmits(now, |packet| self.dtls.send(now, packet));
-        }
+        sctp.drain_transmits(now, |packet| self.dtls.send(now, packet));
         while let Some(event) = sctp.poll_event() {
             self.events.push_back(match event {
                 SctpEvent::Opened {
@@ -433,12 +431,7 @@ impl PeerTransport {
         let path = self.ice.send_path();
         while let Some(packet) = self.dtls.poll_packet() {
             match path {
-                Some(path) => {
-                    if !self.connected {
-                        self.ice.handshake_sent(path);
-                    }
-                    self.outbox.push(path, &packet);
-                }
+                Some(path) => self.outbox.push(path, &packet),
                 None => self.stats.dropped_out += 1,
             }
         }

@@ -58,6 +58,13 @@ pub(super) fn is_stun(datagram: &[u8]) -> bool {
     datagram.len() >= HEADER_LEN && datagram[0] < 4 && datagram[4..8] == MAGIC_COOKIE.to_be_bytes()
 }
 
+/// The first half of the USERNAME of a Binding request: the fragment of the receiving side, by which the socket's
+/// owner finds the connection. Nothing is authenticated here.
+pub(super) fn local_ufrag(datagram: &[u8]) -> Option<&str> {
+    let message = Message::parse(datagram)?;
+    (message.class == Class::Request).then_some(message.username?.0)
+}
+
 impl<'a> Message<'a> {
     /// `None` for anything that is not a well-formed Binding message.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
@@ -125,15 +132,12 @@ impl<'a> Message<'a> {
     pub(super) fn verify(&self, password: &str) -> bool {
         let Some(at) = self.integrity_at else { return false };
         let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, password.as_bytes());
-        // The length field covers the message up to and including MESSAGE-INTEGRITY (RFC 8489 §14.5), whatever follows it.
-        let mut header = [0; 4];
-        header.copy_from_slice(&self.bytes[..4]);
-        set_length(&mut header, at + 24);
-        let mut context = hmac::Context::with_key(&key);
-        context.update(&header);
-        context.update(&self.bytes[4..at]);
-        let expected = context.sign();
-        aws_lc_rs::constant_time::verify_slices_are_equal(expected.as_ref(), &self.bytes[at + 4..at + 24]).is_ok()
+        // The length field covers the message up to and including MESSAGE-INTEGRITY (RFC 8489 §14.5), so the covered
+        // bytes are rebuilt; a Binding message is small.
+        let mut covered = Vec::with_capacity(at);
+        covered.extend_from_slice(&self.bytes[..at]);
+        set_length(&mut covered, at + 24);
+        hmac::verify(&key, &covered, &self.bytes[at + 4..at + 24]).is_ok()
     }
 }
 
@@ -242,8 +246,9 @@ fn xor_mapped_address(out: &mut Vec<u8>, address: SocketAddr, transaction: &Tran
     attribute(out, XOR_MAPPED_ADDRESS, &value[..length]);
 }
 
-pub(super) mod clients {
-    //! What only clients send, for tests and fuzz targets.
+#[cfg(test)]
+pub(super) mod testing {
+    //! What only clients send.
 
     use super::*;
     use crate::transport::IceCredentials;
@@ -283,6 +288,7 @@ mod tests {
         assert!(message.ice_controlled);
         assert!(message.verify("VOkJxbRl1RmTxUk/WvJxBt"));
         assert!(!message.verify("wrong"));
+        assert_eq!(local_ufrag(SAMPLE), Some("evtj"));
         let mut broken = SAMPLE.to_vec();
         broken[30] ^= 1;
         assert!(Message::parse(&broken).is_none(), "the fingerprint does not match");

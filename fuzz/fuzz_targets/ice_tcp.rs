@@ -1,4 +1,0 @@
-#![no_main]
-//! The framing of ICE-TCP.
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| sfu::fuzzing::framing(bytes));
