@@ -1,6 +1,6 @@
 """Drives this server and Synapse with the same load, one after the other, on SQLite and on PostgreSQL.
 
-    tests/bench/homeservers [--runs 3] [--scenario send --scenario bigroom ...] [--only longhouse-sqlite,...] [--out FILE]
+    tests/bench/homeservers [--runs 3] [--quick] [--scenario send --scenario bigroom ...] [--only longhouse-sqlite,...] [--out FILE]
 
 Every run starts each server on an empty database of its own. The figure to compare is the CPU time of the server, the
 database included, per operation; the medians over the runs are printed as a table, the raw results appended to FILE.
@@ -30,6 +30,10 @@ START_LIMIT = 60.0
 # Smaller than the tool's own defaults where Synapse needs minutes; the same for every server.
 COUNTS = """--bigroom-members 600 --sync-rooms 100 --messages-events 2000 --fanout-paced 15 --state-events 100
             --mixed-seconds 30""".split()
+# For a look in a quarter of an hour.
+QUICK = """--register-users 20 --send 1:100,8:30,32:10 --fanout-members 50 --fanout-paced 5 --fanout-burst 40
+           --sync-rooms 50 --sync-repeats 3 --messages-events 1000 --messages-passes 2 --bigroom-members 300
+           --state-events 40 --mixed-seconds 20 --mixed-rates 10 --media-files 20 --media-images 2""".split()
 
 
 def eprint(*words):
@@ -78,7 +82,7 @@ def longhouse(folder, database):
         f'[listen]\naddresses = ["127.0.0.1:{http}"]\npublic_url = "http://127.0.0.1:{http}"\n'
         f'[turn]\nlisten = ["127.0.0.1:{turn}"]\n[sfu]\nudp_listen = "127.0.0.1:{sfu_udp}"\n'
         f'tcp_listen = "127.0.0.1:{sfu_tcp}"\n[registration]\nmode = "open"\n'
-        '[auth]\npassword_hash = "fast"\n[rate_limits]\nenabled = false\n[log]\nlevel = "warn"\n'
+        '[auth]\npassword_hash = "fast"\n[rate_limits]\nenabled = false\n'
     )
     return [BINARY, "serve", "--config", config], ENVIRONMENT, http
 
@@ -128,7 +132,7 @@ def wait_until_ready(process, port, log):
         time.sleep(0.01)
 
 
-def drive(name, run, scenarios, postgres, out):
+def drive(name, run, scenarios, counts, postgres, out):
     kind, engine = name.split("-")
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -142,7 +146,7 @@ def drive(name, run, scenarios, postgres, out):
                 if database:
                     pids += ["--pid", f"db={postgres.pid()}"]
                 load = [LOAD, "--url", f"http://127.0.0.1:{port}", "--label", name, "--run", str(run), "--out", out,
-                        "--max-seconds", "900", *pids, *COUNTS]
+                        "--max-seconds", "900", *pids, *counts]
                 for scenario in scenarios:
                     eprint(f"run {run}: {name}: {scenario}")
                     subprocess.run([*load, "--scenario", scenario], check=False, stdout=subprocess.DEVNULL)
@@ -191,6 +195,7 @@ def main():
     arguments.add_argument("--runs", type=int, default=3)
     arguments.add_argument("--scenario", action="append")
     arguments.add_argument("--only", default=",".join(SERVERS))
+    arguments.add_argument("--quick", action="store_true", help="smaller counts")
     arguments.add_argument("--out", default="homeservers.jsonl")
     arguments.add_argument("--table", action="store_true", help="only print the table of --out")
     arguments = arguments.parse_args()
@@ -204,7 +209,7 @@ def main():
         try:
             for run in range(1, arguments.runs + 1):
                 for server in servers:
-                    drive(server, run, scenarios, postgres, arguments.out)
+                    drive(server, run, scenarios, QUICK if arguments.quick else COUNTS, postgres, arguments.out)
         finally:
             if postgres:
                 postgres.stop()
